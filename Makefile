@@ -1,0 +1,104 @@
+# Everything that a person or a build machine does here has one word. `make help` lists the words.
+#
+# A recipe is one bash script that stops at its first error. What one needs to know goes to standard error.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help env run test check format bench lock clean packages
+
+PYTHON := .venv/bin/python
+# `make test ARGS=tests/test_docs.py`, `make run ARGS='--seconds 20'`, `make bench ARGS=…`
+ARGS :=
+
+# install WHAT PACKAGE…: Debian packages where this user may install them, otherwise one sentence with the command.
+define FUNCTIONS
+say() { printf '== %s\n' "$$*" >&2; }
+die() { printf 'vestnik: %s\n' "$$*" >&2; exit 1; }
+install() {
+  local what=$$1 root=; shift
+  local by_hand="$$what is needed and missing: run \`sudo apt-get install $$*\` (or what your system calls it), then try again."
+  command -v apt-get >/dev/null || die "$$by_hand"
+  if [ "$$(id -u)" != 0 ]; then
+    sudo -n true 2>/dev/null || die "$$by_hand"
+    root='sudo -n'
+  fi
+  say "Installing $$* with apt-get, because $$what is needed"
+  $$root apt-get update -q >&2 || say "apt-get update failed; trying with the package lists that are here"
+  $$root env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "$$@" >&2 || die "$$by_hand"
+}
+endef
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: .venv/.ready ## the environment in .venv/, from requirements.lock; at once when nothing changed
+
+# Ready means: made from exactly this lock and this pyproject.toml, in this place.
+.venv/.ready: requirements.lock pyproject.toml
+	@$(FUNCTIONS)
+	suitable() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+	find_python() {
+	  for python in python3.11 python3.12 python3.13 python3.14 python3; do
+	    if suitable "$$python"; then echo "$$python"; return; fi
+	  done
+	}
+	if ! suitable $(PYTHON) || ! $(PYTHON) -m pip --version >/dev/null 2>&1; then
+	  base=$$(find_python)
+	  if [ -z "$$base" ]; then install "Python 3.11 or newer" python3 python3-venv; base=$$(find_python); fi
+	  [ -n "$$base" ] || die "Python 3.11 or newer is needed, and this system's own is older: install python3.11, then try again."
+	  if ! "$$base" -c 'import ensurepip' 2>/dev/null; then
+	    version=$$("$$base" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	    install "the venv module of Python $$version" "python$$version-venv"
+	  fi
+	  say "Making .venv with $$("$$base" --version)"
+	  "$$base" -m venv --clear .venv
+	fi
+	say "Installing $$(grep -c == requirements.lock) pinned packages into .venv (a minute or two the first time)"
+	$(PYTHON) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock >&2
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-index --no-deps --no-build-isolation --editable . >&2
+	touch $@
+	say "The environment is ready: .venv/bin/vestnik --help"
+
+packages:
+	@$(FUNCTIONS)
+	redis() { redis-server --version 2>/dev/null | sed -n 's/.*v=\([0-9]*\).*/\1/p'; }
+	if [ -z "$$(redis)" ]; then
+	  install "Redis 7 or newer" redis-server
+	  # The tests start servers of their own on free ports; what came as a service need not go on running.
+	  if [ -d /run/systemd/system ]; then
+	    if [ "$$(id -u)" = 0 ]; then systemctl disable --now redis-server; else sudo -n systemctl disable --now redis-server; fi
+	  fi >&2 || say "The redis-server service may be running now; the tests do not need it"
+	fi
+	[ "$$(redis)" -ge 7 ] || die "Redis 7 or newer is needed and redis-server here is version $$(redis): install a newer one, then try again."
+	command -v strace >/dev/null || install "strace" strace
+
+run: env ## gateway, sample agencies that publish, and a phone that prints what arrives; Ctrl-C ends it
+	@$(PYTHON) -m client_sim.demo $(ARGS)
+
+test: env packages ## the whole test suite, with the real servers that it needs on free ports
+	@$(PYTHON) -m pytest $(ARGS)
+
+check: env ## style and format (ruff), types (mypy strict), who may import whom (import-linter)
+	@$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+format: env ## writes the code as `make check` wants it
+	@$(PYTHON) -m ruff check --fix --quiet .
+	$(PYTHON) -m ruff format .
+
+bench: env ## the benchmark: one table, and JSON in bench-results/
+	@$(PYTHON) -m loadtests.bench $(ARGS)
+
+lock: env ## writes requirements.lock anew from pyproject.toml; ARGS=--upgrade moves every pin
+	@$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --disable-pip-version-check --quiet uv
+	.venv/lock/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --annotation-style line --quiet -o requirements.lock $(ARGS) >/dev/null
+
+clean: ## removes .venv and caches; data/ stays
+	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
