@@ -1,9 +1,9 @@
 """What a bus promises: nothing but speed.
 
-It carries committed events and small control messages to the other gateways. It may lose, repeat or reorder; correctness never rests
-on it (the sweep over the store finds what it lost). One promise only: after `subscribe` has returned, what is published to
-the feed afterwards normally arrives, so a store read made after it leaves no hole at the seam.
-`tests/contracts/test_bus.py` holds every implementation to this.
+It carries committed events and small control messages to the other gateways. It may lose, repeat or reorder;
+correctness never rests on it (the sweep over the store finds what it lost). One promise only: after `subscribe` has
+returned, what is published to the feed afterwards normally arrives, so a store read made after it leaves no hole at
+the seam. `tests/contracts/test_bus.py` holds every implementation to this.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -37,7 +37,8 @@ class Listener(Protocol):
 
 class Bus(Protocol):
     async def open(self, listener: Listener) -> None:
-        """Connect in the background: returns also when the server is away (then `healthy` is False and it goes on trying)."""
+        """Connect in the background: returns also when the server is away (then `healthy` is False and it goes on
+        trying)."""
 
     async def close(self) -> None: ...
 
@@ -52,8 +53,9 @@ class Bus(Protocol):
         """To every gateway's `control`."""
 
     async def subscribe(self, feeds: Collection[str]) -> None:
-        """Returns when the server confirmed it; concurrent calls travel together. Raises BusUnavailable when it cannot be confirmed in time (the
-        feeds stay wanted and are subscribed once the server is back, with `gap()` afterwards)."""
+        """Returns when the server confirmed it; concurrent calls travel together. Raises BusUnavailable when it
+        cannot be confirmed in time (the feeds stay wanted and are subscribed once the server is back, with `gap()`
+        afterwards)."""
 
     async def unsubscribe(self, feeds: Collection[str]) -> None: ...
 
