@@ -383,7 +383,7 @@ def negotiate(header: str) -> str | None:
     """The `Sec-WebSocket-Extensions` to answer, or None for no extension (RFC 6455, 9.1; RFC 7692, 5 and 7.1).
 
     `header` is the request's, several joined with commas. The first offer that can be met is taken; one with unknown,
-    repeated or wrong parameters is passed over, as the RFC demands; a header that breaks the grammar is no offer at all.
+    repeated or wrong parameters is passed over, as the RFC demands; a header that breaks the grammar is no offer.
     Neither side keeps a context: one compressed frame then serves every connection, none costs memory between messages.
     """
     taken: str | None = None
