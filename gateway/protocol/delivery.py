@@ -50,3 +50,39 @@ def start(
         return Beginning(head, None, "retention")
     # A resume counts as an ack; saving is a maximum, so a device that went back moves no stored cursor back.
     return Beginning(offset, offset)
+
+
+class PastTold(ValueError):
+    """An acknowledgement past what the session was told: refused, moves nothing (invariant 7)."""
+
+
+class Track:
+    """One feed of one session: how far it was told (`sent`) and how far the device keeps it (`acked`).
+
+    Always `acked` <= `sent`, neither ever goes back, and `sent` moves by what was written in offset order and nothing else:
+    call `advance` after each write, with the offset of the last event of an unbroken run that began at `sent` + 1.
+    """
+
+    __slots__ = ("acked", "sent")
+
+    def __init__(self, offset: int):
+        self.acked = self.sent = offset
+
+    def room(self, window: int) -> int:
+        """How many more events may be written now. Contract: "at most `window` events beyond the last ack of this session"."""
+        return self.acked + window - self.sent
+
+    def advance(self, first: int, last: int) -> None:
+        """Events `first` to `last` were written. Anything but the next ones is a fault of the caller."""
+        if first != self.sent + 1 or last < first:
+            raise AssertionError(f"wrote {first} to {last} after {self.sent}")
+        self.sent = last
+
+    def ack(self, offset: int) -> bool:
+        """The device keeps all up to `offset`. True when that frees window space; a repeat changes nothing."""
+        if offset > self.sent:
+            raise PastTold(f"told up to {self.sent}, acknowledged {offset}")
+        if offset <= self.acked:
+            return False
+        self.acked = offset
+        return True

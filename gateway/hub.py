@@ -1,0 +1,630 @@
+"""The hub: which sessions follow which feed here, and the loop that brings each of them level with the store.
+
+Resuming, catching up and live are one loop, `pump`: while the session's window and its transport allow, write what lies
+after its position, from the tail or else from the store. It is a plain function; nothing is queued for a session, and a
+session that cannot take more is simply behind. The bus only says that a head has risen; a loss, a repeat or a swap on it
+changes nothing but the time (invariants 5, 8, 11, 12, 19).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.bus.base import Bus, Message
+from gateway.errors import BusUnavailable, StoreUnavailable
+from gateway.metrics import Counts
+from gateway.protocol import messages
+from gateway.protocol.delivery import Track
+from gateway.settings import Settings
+from gateway.store.base import CursorSave, Join, Page, Range, Start, Store, TooManyDevices
+from gateway.tail import Entries, Entry, Tail
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+log = structlog.get_logger("vestnik.hub")
+
+SLICE = 256  # sessions of a broadcast written before others get their turn: about 2 ms of the loop
+WRITE_BYTES = 65_536  # written to one session in one go; more would only fill the transport's buffer
+READ_FEEDS = 256  # sessions behind that share one trip to the store
+JOINS = 256  # hellos that share one trip
+LINGER_S = 2.0  # how long a feed without sessions keeps its subscription
+WAITS = 2  # priorities from here on (normal, bulk) wait in saver mode
+
+
+class Feed:
+    """A feed that somebody follows here."""
+
+    __slots__ = ("checked", "entries", "follows", "head", "name", "pins", "waving")
+
+    def __init__(self, name: str):
+        self.name = name
+        self.head = 0  # highest offset known, by bus or store
+        self.checked = 0  # highest offset that a comparison with the store showed; what beats tell
+        self.follows: list[Follow] = []
+        self.entries: Entries | None = None
+        self.pins = 0  # sessions on their way in
+        self.waving = False  # a broadcast over its sessions is under way
+
+
+class Follow(Track):
+    """One feed of one session."""
+
+    __slots__ = ("dirty", "feed", "held", "index", "level", "reading", "session")
+
+    def __init__(self, session: Session, feed: Feed, offset: int):
+        super().__init__(offset)
+        self.session = session
+        self.feed = feed
+        self.index = -1  # its place in feed.follows; -1 when it is not followed (any more)
+        self.level = False  # `live` was said
+        self.reading = False  # waits for the store
+        self.held = False  # saver mode: events wait here
+        self.dirty = False  # acked, not yet saved
+
+
+class Hub:
+    """All sessions of this process. Everything here runs on the event loop and only there."""
+
+    def __init__(self, settings: Settings, store: Store, bus: Bus, counts: Counts):
+        self.settings, self.store, self.bus, self.counts = settings, store, bus, counts
+        self.window = settings.window
+        self.feeds: dict[str, Feed] = {}
+        self.tail = Tail(settings.tail_bytes)
+        self.sessions = 0  # open ones
+        self.opening = 0  # connections that have not finished their hello
+        self.now = time.monotonic()  # of the last tick; good to a quarter of a second
+        self.draining = False
+        self._behind: deque[Follow] = deque()
+        self._read_wanted = asyncio.Event()
+        self._joins: deque[tuple[Session, Join]] = deque()
+        self._join_wanted = asyncio.Event()
+        self._waves: list[deque[tuple[Feed, list[Follow], int]]] = [deque() for _ in range(4)]
+        self._waving = False
+        self._dirty: list[Follow] = []
+        self._seen: list[tuple[str, Sequence[int], float]] = []
+        self._touched: list[tuple[str, str, float]] = []
+        self._flush_wanted = asyncio.Event()
+        self._empty: set[Feed] = set()
+        self._wheel: dict[int, list[Session]] = {}
+        self._slot = int(self.now * 4)
+        self._sweep_wanted = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # Life
+
+    def start(self) -> None:
+        """Start the few tasks that serve all sessions. The store is open; the bus may still be connecting."""
+        for work in (self._ticks, self._reads, self._join_trips, self._flushes, self._sweeps, self._let_go):
+            self._tasks.append(asyncio.create_task(work(), name=f"hub.{work.__name__.strip('_')}"))
+
+    async def stop(self) -> None:
+        """Stop the tasks and save what is not saved. Sessions are closed before."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):
+            await self._flush()
+
+    # From the bus
+
+    def received(self, message: Message) -> None:
+        """A committed event arrived. Nothing but the next offset of its feed is written through at once."""
+        feed = self.feeds.get(message.feed)
+        if feed is None:
+            return
+        if message.epoch != self.store.epoch:
+            # "An epoch never changes within a session": the store under us is another one.
+            log.error("epoch_changed", feed_kind=message.feed.partition(":")[0])
+            self.close_all(4503, "the store was restored")
+            return
+        self.counts.bus_received += 1
+        if message.offset <= feed.head:
+            self.counts.bus_repeats += 1
+            return  # a repeat, or late: who needed it has asked the store
+        if message.offset > feed.head + 1 and feed.follows:
+            self.counts.bus_holes += 1
+        if feed.entries is None:
+            feed.entries = {}
+        elif message.event is not None and b'"gov.erased"' in message.event:
+            self.tail.drop(feed.entries)  # what was erased is not sent from memory either
+        entry = Entry(message)
+        self.tail.put(feed.entries, entry, self.now)
+        feed.head = message.offset
+        if len(feed.follows) <= SLICE:
+            self._write_entry(feed, feed.follows, entry)
+        else:
+            self._wave(feed, message.priority)
+
+    def gauges(self) -> None:
+        """Fill the gauges, when somebody reads them."""
+        counts = self.counts
+        counts.sessions, counts.opening, counts.feeds = self.sessions, self.opening, len(self.feeds)
+        counts.tail_bytes, counts.tail_entries = self.tail.used, len(self.tail)
+        counts.draining, counts.bus_healthy = int(self.draining), int(self.bus.healthy)
+
+    def gap(self) -> None:
+        """The bus may have lost something: compare all heads with the store now."""
+        self.counts.bus_gaps += 1
+        self._sweep_wanted.set()
+
+    def _write_entry(self, feed: Feed, follows: Iterable[Follow], entry: Entry) -> None:
+        """Write one event to those who are level; let `pump` find out about the rest.
+
+        The hot loop of the gateway: `Track.room` and `Track.advance` stand here in their own words.
+        """
+        offset, previous, full = entry.offset, entry.offset - 1, entry.offset - self.window
+        ready: dict[object, bytes] = {}
+        written = 0
+        for follow in follows:
+            session = follow.session
+            if follow.sent == previous and session.flowing and follow.acked >= full and follow.level:
+                codec = session.codec
+                frame = ready.get(codec)
+                if frame is None:
+                    frame = ready[codec] = entry.frame(codec, feed.name)
+                follow.sent = offset
+                session.out.write(frame)
+                written += 1
+            elif follow.sent < offset:
+                if session.saver and self._holds(follow, entry):
+                    continue
+                self.pump(follow)
+        if written:
+            self._count(entry.priority, written, time.time() - entry.recorded)
+
+    def _holds(self, follow: Follow, entry: Entry) -> bool:
+        """Saver mode: does this event wait? Only behind a position that is known to be level or already waiting."""
+        if entry.priority < WAITS or not follow.level or not (follow.held or follow.sent == entry.offset - 1):
+            return False
+        if not follow.held:
+            follow.held = True
+            follow.session.hold()
+        return True
+
+    def _count(self, priority: int, events: int, seconds: float | None) -> None:
+        """Events were written; `seconds` since their commit when they are live ones."""
+        self.counts.delivered[priority] += events
+        if seconds is not None:
+            self.counts.to_socket[priority].observe(seconds, events)
+
+    # Broadcasts
+
+    def _wave(self, feed: Feed, priority: int) -> None:
+        """Bring all followers of a big feed level, a slice at a time, urgent feeds first."""
+        if feed.waving:
+            # Those already passed in this wave need another visit; the others are level by then and cost a comparison.
+            for waves in self._waves:
+                if any(waiting is feed for waiting, _, done in waves if not done):
+                    return
+        feed.waving = True
+        self._waves[priority].append((feed, feed.follows.copy(), 0))
+        if not self._waving:
+            self._waving = True
+            asyncio.get_running_loop().call_soon(self._next_slice)
+
+    def _next_slice(self) -> None:
+        for waves in self._waves:
+            if waves:
+                break
+        else:
+            self._waving = False
+            return
+        feed, follows, done = waves.popleft()
+        part = follows[done : done + SLICE]
+        entry = feed.entries.get(feed.head) if feed.entries else None
+        if entry is not None:
+            self._write_entry(feed, [follow for follow in part if follow.index >= 0], entry)
+        else:
+            for follow in part:
+                if follow.index >= 0:
+                    self.pump(follow)
+        if done + SLICE < len(follows):
+            waves.appendleft((feed, follows, done + SLICE))
+        else:
+            feed.waving = any(waiting is feed for others in self._waves for waiting, _, _ in others)
+        # Not this very turn: what has arrived meanwhile, personal and urgent events among it, goes between the slices.
+        asyncio.get_running_loop().call_soon(self._next_slice)
+
+    # The one loop
+
+    def pump(self, follow: Follow) -> None:
+        """Write what lies after the session's position, as far as window and transport allow."""
+        feed, session = follow.feed, follow.session
+        if follow.index < 0 or not session.open:
+            return
+        while follow.sent < feed.head:
+            if not session.writable:
+                session.stall()
+                return
+            room = follow.room(self.window)
+            if room <= 0:
+                session.stall()
+                return
+            if follow.reading:
+                return
+            entries = feed.entries
+            entry = entries.get(follow.sent + 1) if entries else None
+            if entry is None:
+                follow.reading = True
+                self._behind.append(follow)
+                self._read_wanted.set()
+                return
+            assert entries is not None
+            self._write_run(follow, entries, room)
+        follow.held = False
+        if not follow.level:
+            follow.level = True
+            session.send(messages.live(feed.name))
+
+    def _write_run(self, follow: Follow, entries: Entries, room: int) -> None:
+        """Write an unbroken run from the tail as one write."""
+        session, name = follow.session, follow.feed.name
+        run: list[Entry] = []
+        size, offset = 0, follow.sent
+        entry = entries.get(offset + 1)
+        while entry is not None and room > 0 and size < WRITE_BYTES:
+            run.append(entry)
+            size += len(entry.event or b"") + 64
+            room -= 1
+            offset += 1
+            entry = entries.get(offset + 1)
+        now = time.time()
+        for entry in run:
+            self._count(entry.priority, 1, now - entry.recorded if follow.level else None)
+        follow.advance(run[0].offset, offset)
+        if session.saver and len(run) > 1:
+            items = [(entry.offset, entry.event) for entry in run]
+            session.out.write(b"".join(session.codec.batch_frames(name, items, compress=session.deflate)))
+        else:
+            session.out.write(b"".join([entry.frame(session.codec, name) for entry in run]))
+
+    # Behind: reads from the store
+
+    async def _reads(self) -> None:
+        """Serve sessions whose next event is not in the tail; many share a trip, each gets a page, then goes to the end."""
+        while True:
+            await self._read_wanted.wait()
+            self._read_wanted.clear()
+            while self._behind:
+                group = [self._behind.popleft() for _ in range(min(READ_FEEDS, len(self._behind)))]
+                group = [follow for follow in group if follow.index >= 0]
+                ranges = {(follow.feed.name, follow.sent): 0 for follow in group}
+                for follow in group:
+                    key = (follow.feed.name, follow.sent)
+                    ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
+                try:
+                    pages = await self.store.read([Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()])
+                except StoreUnavailable as error:
+                    log.warning("read_failed", error=str(error))
+                    self._behind.extendleft(reversed(group))
+                    await asyncio.sleep(0.5)
+                    continue
+                self.counts.store_reads += 1
+                self.counts.store_ranges += len(pages)
+                found = dict(zip(ranges, pages, strict=True))
+                ready: dict[object, bytes] = {}
+                for follow in group:
+                    follow.reading = False
+                    if follow.index >= 0:
+                        self._serve(follow, found[follow.feed.name, follow.sent], ready)
+                await asyncio.sleep(0)
+
+    def _serve(self, follow: Follow, page: Page, ready: dict[object, bytes]) -> None:
+        """Write a page read from the store, if the session can still take it."""
+        feed, session = follow.feed, follow.session
+        if not session.open or not session.writable:
+            session.stall()
+            return  # `writable()` comes back to it
+        if follow.sent + 1 < page.oldest:
+            # Retention overtook a live session. Continuity is told at a hello, so let it say hello.
+            session.close(4503, "history ended before this session had it")
+            return
+        rows = page.rows[: max(0, follow.room(self.window))]
+        if page.head > feed.head:
+            self._raise_head(feed, page.head)
+        if rows:
+            assert rows[0].offset == follow.sent + 1
+            last = rows[-1].offset
+            key = (session.codec, session.saver and session.deflate, feed.name, follow.sent, last)
+            data = ready.get(key)
+            if data is None:
+                if len(rows) == 1:
+                    data = session.codec.event_frame(feed.name, last, rows[0].event)
+                else:
+                    items = [(row.offset, row.event) for row in rows]
+                    compress = session.saver and session.deflate
+                    data = b"".join(session.codec.batch_frames(feed.name, items, compress=compress))
+                ready[key] = data
+            now = time.time()
+            for row in rows:
+                self._count(row.priority, 1, now - row.recorded if follow.level else None)
+            self.counts.replayed += len(rows)
+            follow.advance(rows[0].offset, last)
+            session.out.write(data)
+        elif follow.sent < feed.head and follow.room(self.window) > 0:
+            # A head that the store does not have: it was announced by a log that is gone.
+            log.error("head_past_store", feed_kind=feed.name.partition(":")[0], head=feed.head, sent=follow.sent)
+            session.close(4503, "the store was restored")
+            return
+        self.pump(follow)
+
+    def _raise_head(self, feed: Feed, head: int) -> None:
+        """The store has more than the bus told: wake whoever is behind."""
+        feed.head = head
+        if len(feed.follows) > SLICE:
+            self._wave(feed, WAITS)
+        else:
+            for follow in feed.follows.copy():
+                if follow.sent < head:
+                    self.pump(follow)
+
+    # Joining
+
+    def join(self, session: Session, join: Join) -> None:
+        """A good hello: the session is told `joined` or closed, after one trip that it shares with others."""
+        for name in join.feeds:
+            self._pin(name)
+        self._joins.append((session, join))
+        self._join_wanted.set()
+
+    def _pin(self, name: str) -> Feed:
+        feed = self.feeds.get(name)
+        if feed is None:
+            feed = self.feeds[name] = Feed(name)
+        feed.pins += 1
+        return feed
+
+    def _unpin(self, feed: Feed) -> None:
+        feed.pins -= 1
+        if not feed.pins and not feed.follows:
+            self._empty.add(feed)
+
+    async def _subscribe(self, names: Collection[str]) -> None:
+        """A subscription counts only when the server confirmed it; the store is read after that, or the seam has a hole."""
+        try:
+            await self.bus.subscribe(names)
+        except BusUnavailable as error:
+            log.warning("subscribe_failed", feeds=len(names), error=str(error))  # slower, by the sweep; never wrong
+
+    async def _join_trips(self) -> None:
+        while True:
+            await self._join_wanted.wait()
+            self._join_wanted.clear()
+            while self._joins:
+                group = [self._joins.popleft() for _ in range(min(JOINS, len(self._joins)))]
+                await self._join_trip(group)
+
+    async def _join_trip(self, group: list[tuple[Session, Join]]) -> None:
+        names = {name for _, join in group for name in join.feeds}
+        try:
+            await self._subscribe([name for name in names if not self.feeds[name].follows])
+            results = await self.store.join([join for _, join in group])
+        except StoreUnavailable as error:
+            log.warning("join_failed", sessions=len(group), error=str(error))
+            for session, _ in group:
+                session.close(4503, "the store does not answer")
+        else:
+            for (session, _), result in zip(group, results, strict=True):
+                if isinstance(result, TooManyDevices):
+                    session.close(4403, "the account has too many devices and all are connected")
+                else:
+                    session.joined(result)
+        for _, join in group:
+            for name in join.feeds:
+                self._unpin(self.feeds[name])
+
+    async def follow(self, session: Session, name: str, resume: tuple[str, int] | None) -> Start:
+        """Prepare one more feed for a session that has joined. Raises StoreUnavailable."""
+        feed = self._pin(name)
+        try:
+            if not feed.follows:
+                await self._subscribe([name])
+            return await self.store.follow(session.account, session.device, name, resume, time.time())
+        finally:
+            # The follow itself is added by the caller in the same turn; until the next tick an empty feed stays.
+            self._unpin(feed)
+
+    def add(self, session: Session, start: Start) -> Follow:
+        """From now on the session follows the feed, after `start.offset`. Pump it once everything before it is written."""
+        feed = self.feeds.get(start.feed)
+        if feed is None:
+            feed = self.feeds[start.feed] = Feed(start.feed)
+        feed.head = max(feed.head, start.head)
+        feed.checked = max(feed.checked, start.head)
+        follow = Follow(session, feed, start.offset)
+        follow.index = len(feed.follows)
+        feed.follows.append(follow)
+        self._empty.discard(feed)
+        return follow
+
+    def remove(self, follow: Follow) -> None:
+        """The session follows this feed no more."""
+        feed, index = follow.feed, follow.index
+        if index < 0:
+            return
+        last = feed.follows.pop()
+        if last is not follow:
+            feed.follows[index] = last
+            last.index = index
+        follow.index = -1
+        if not feed.follows and not feed.pins:
+            self._empty.add(feed)
+
+    def sessions_of(self, account: str) -> list[Session]:
+        """The sessions of an account here; every session follows its own account's feed."""
+        feed = self.feeds.get(f"account:{account}")
+        return [follow.session for follow in feed.follows] if feed else []
+
+    def connected(self, account: str) -> frozenset[str]:
+        """The devices of an account that are connected here."""
+        return frozenset(session.device for session in self.sessions_of(account))
+
+    def all_sessions(self) -> list[Session]:
+        return [
+            follow.session for name, feed in self.feeds.items() if name.startswith("account:") for follow in feed.follows
+        ]
+
+    def close_all(self, code: int, reason: str) -> None:
+        for session in self.all_sessions():
+            session.close(code, reason)
+
+    # What is saved a little later
+
+    def acked(self, follow: Follow) -> None:
+        """A position rose: save it within a second."""
+        if not follow.dirty:
+            follow.dirty = True
+            self._dirty.append(follow)
+
+    def was_seen(self, feed: str, offsets: Sequence[int]) -> None:
+        self._seen.append((feed, offsets, time.time()))
+
+    def left(self, session: Session) -> None:
+        """A session ended: save its positions soon, and when it was last here."""
+        self._touched.append((session.account, session.device, time.time()))
+        self._flush_wanted.set()
+
+    async def _flushes(self) -> None:
+        """Cursors go to the store every second and after sessions end."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._flush_wanted.wait(), self.settings.save_s)
+            self._flush_wanted.clear()
+            try:
+                await self._flush()
+            except StoreUnavailable as error:
+                log.warning("save_failed", error=str(error))
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(0.05)  # sessions that end together are saved together
+
+    async def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        seen, self._seen = self._seen, []
+        touched, self._touched = self._touched, []
+        now, epoch = time.time(), self.store.epoch
+        for follow in dirty:
+            follow.dirty = False
+        try:
+            if dirty:
+                await self.store.save(
+                    [CursorSave(f.session.account, f.session.device, f.feed.name, epoch, f.acked, now) for f in dirty]
+                )
+            dirty = []
+            if seen:
+                await self.store.seen(seen)
+            seen = []
+            if touched:
+                await self.store.touch(touched)
+        except StoreUnavailable:
+            for follow in dirty:
+                self.acked(follow)
+            self._seen = seen + self._seen
+            self._touched = touched + self._touched
+            raise
+
+    def forget_save(self, follow: Follow) -> None:
+        """The device unfollows: what was acknowledged and not yet saved must not bring the cursor back."""
+        if follow.dirty:
+            follow.dirty = False
+            self._dirty.remove(follow)
+
+    # Repair
+
+    async def _sweeps(self) -> None:
+        """Compare heads with the store: a page of feeds at a time, all within one interval; all at once after a gap."""
+        while True:
+            names = list(self.feeds)
+            pages = max(1, min(25, len(names) // 100 + 1))
+            size = -(-len(names) // pages) or 1
+            pause = self.settings.sweep_s / pages
+            hurried = False
+            for at in range(0, max(1, len(names)), size):
+                if not hurried:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._sweep_wanted.wait(), pause)
+                if self._sweep_wanted.is_set():
+                    hurried = True
+                    self._sweep_wanted.clear()
+                    at = -1
+                wanted = names[at : at + size] if at >= 0 else list(self.feeds)
+                try:
+                    for part in range(0, len(wanted), 1000):
+                        await self._compare(wanted[part : part + 1000])
+                except StoreUnavailable as error:
+                    log.warning("sweep_failed", error=str(error))
+                    if hurried:
+                        self._sweep_wanted.set()
+                    await asyncio.sleep(1.0)
+                if hurried:
+                    break
+
+    async def _compare(self, names: Collection[str]) -> None:
+        self.counts.sweeps += 1
+        for name, found in (await self.store.heads(names)).items():
+            feed = self.feeds.get(name)
+            if feed is None:
+                continue
+            feed.checked = max(feed.checked, found.head)
+            if found.head > feed.head:
+                self.counts.sweep_behind += 1
+                self._raise_head(feed, found.head)
+
+    # Time
+
+    def wake_at(self, session: Session, at: float) -> None:
+        """Call `session.check` at this monotonic time, to a quarter of a second; replaces what was asked before if that is later."""
+        slot = max(int(at * 4), self._slot + 1)
+        if session.slot > self._slot and session.slot <= slot:
+            return
+        session.slot = slot
+        self._wheel.setdefault(slot, []).append(session)
+
+    async def _ticks(self) -> None:
+        while True:
+            self.now = time.monotonic()
+            current = int(self.now * 4)
+            while self._slot < current:
+                self._slot += 1
+                for session in self._wheel.pop(self._slot, ()):
+                    if session.slot == self._slot:
+                        session.check(self.now)
+            self.tail.trim(self.now)
+            await asyncio.sleep(0.25 - (time.monotonic() - current / 4) % 0.25)
+
+    async def _let_go(self) -> None:
+        """Unsubscribe from feeds that have nobody here any more; a device that flaps finds its feed still here."""
+        while True:
+            await asyncio.sleep(LINGER_S)
+            gone = [feed for feed in self._empty if not feed.follows and not feed.pins]
+            self._empty.clear()
+            for feed in gone:
+                del self.feeds[feed.name]
+                if feed.entries:
+                    self.tail.drop(feed.entries)
+            if gone:
+                with contextlib.suppress(BusUnavailable):
+                    await self.bus.unsubscribe([feed.name for feed in gone])
+
+    # Between devices and nodes
+
+    def share_seen(self, origin: str, account: str, feed: str, offsets: Sequence[int]) -> None:
+        """Another device of the account showed these events: tell those that are here."""
+        frames: dict[object, bytes] = {}
+        for session in self.sessions_of(account):
+            if session.id == origin or not session.open or session.find(feed) is None:
+                continue
+            frame = frames.get(session.codec)
+            if frame is None:
+                frame = frames[session.codec] = session.codec.message_frame(messages.seen(feed, offsets))
+            session.out.write(frame)
+
+    def heads_of(self, follows: Iterable[Follow]) -> Mapping[str, int]:
+        return {follow.feed.name: follow.feed.checked for follow in follows}

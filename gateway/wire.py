@@ -1,0 +1,506 @@
+"""The wire: from an HTTP connection to a session, and the bytes between them.
+
+Starlette and uvicorn do the handshake like any other ASGI server would: routing, Origin, limits, the answer. Then the
+endpoint takes the connection through the scope extension `vestnik.handoff`, and from there on bytes go straight from the
+transport to the session: one `Connection`, one `Session`, no task, no queue, no parser that waits. On a server without the
+extension the endpoint carries messages itself (`Carrier`); the sessions cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import urllib.parse
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway.errors import Problem
+from gateway.problems import problem_response
+from gateway.protocol import frames
+from gateway.protocol.codec import Codec, choose
+from gateway.session import Gate, Session
+from gateway.settings import normal_origin
+
+if TYPE_CHECKING:
+    from gateway.hub import Hub
+
+HANDOFF = "vestnik.handoff"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_PONGS_KEPT = 65_536  # bytes of outgoing buffer above which pings are not answered: who reads nothing gets no more
+
+
+class Edge(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with a deadline for request heads, and an upgrade that hands its parsed request on.
+
+    uvicorn has no deadline for a connection that sends nothing or half a head; such a socket would stay for ever.
+    """
+
+    deadlines: Deadlines  # set by `edge()`
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.deadlines.begin(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deadlines.done(self)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.deadlines.begin(self)
+
+    def on_headers_complete(self) -> None:
+        self.deadlines.done(self)
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.upgrade(data[upgrade.args[0] :])
+            else:
+                self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def upgrade(self, rest: bytes) -> None:
+        """Put a `Connection` in our place; `rest` came behind the request in the same read."""
+        self.connections.discard(self)
+        connection = Connection(self.server_state, self.transport)
+        self.transport.set_protocol(connection)
+        handshake = Handshake(connection, rest)
+        connection.receiver = handshake
+        url = httptools.parse_url(self.url)
+        raw_path = url.path or b"/"
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": self.scope["http_version"],
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + urllib.parse.unquote(raw_path.decode("ascii")),
+            "raw_path": raw_path,
+            "query_string": url.query or b"",
+            "headers": self.headers,
+            "subprotocols": _offered(self.headers),
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}, HANDOFF: handshake},
+        }
+        handshake.begin(self.app, scope, self.scope["method"], self.server_state)
+        # The request is over; what uvicorn kept of it must not stay with the connection.
+        self.parser = None
+        self.flow = None  # type: ignore[assignment]
+
+
+def _offered(headers: list[tuple[bytes, bytes]]) -> list[str]:
+    values = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+class Deadlines:
+    """Connections whose request head is not complete, in the order in which they began."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self._begun: dict[Edge, float] = {}
+
+    def begin(self, edge: Edge) -> None:
+        self._begun.pop(edge, None)
+        self._begun[edge] = edge.loop.time()
+
+    def done(self, edge: Edge) -> None:
+        self._begun.pop(edge, None)
+
+    def expire(self, now: float) -> int:
+        """Drop the connections that took too long; how many there were. `now` is the loop's time."""
+        late = []
+        for edge, begun in self._begun.items():
+            if now - begun < self.seconds:
+                break
+            late.append(edge)
+        for edge in late:
+            del self._begun[edge]
+            edge.transport.abort()
+        return len(late)
+
+
+def edge(deadlines: Deadlines) -> type[Edge]:
+    """The HTTP protocol class for one server."""
+    return type("Edge", (Edge,), {"deadlines": deadlines})
+
+
+class Connection(asyncio.Protocol):
+    """A socket after its request: bytes in both directions, framing, and the close handshake of RFC 6455.
+
+    `receiver` is a Handshake, then a Session, then nothing (after a close was sent: read on and discard).
+    """
+
+    __slots__ = ("closing", "parser", "receiver", "server_state", "transport")
+
+    def __init__(self, server_state: ServerState, transport: asyncio.Transport):
+        self.server_state = server_state
+        self.transport = transport
+        self.receiver: Handshake | Session | None = None
+        self.parser: frames.Parser | None = None
+        self.closing: asyncio.TimerHandle | None = None
+        server_state.connections.add(self)  # type: ignore[arg-type]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server_state.connections.discard(self)  # type: ignore[arg-type]
+        if self.closing is not None:
+            self.closing.cancel()
+        if self.receiver is not None:
+            receiver, self.receiver = self.receiver, None
+            receiver.lost(1006)
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self.receiver
+        if self.parser is None and type(receiver) is Session:
+            message = frames.single(data)
+            if message is not None and message[0] < frames.CLOSE:
+                receiver.received(*message)
+                return
+        elif type(receiver) is Handshake:
+            receiver.early(data)
+            return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Everything that is not one small whole message."""
+        parser = self.parser
+        if parser is None:
+            session = self.receiver
+            if not isinstance(session, Session):
+                return  # the connection is ending and nothing more is of interest
+            parser = self.parser = frames.Parser(session.gate.settings.message_bytes, session.deflate)
+        fault: frames.FrameError | None = None
+        try:
+            found = parser.feed(data)
+        except frames.FrameError as error:
+            fault, found = error, error.before
+        for opcode, payload in found:
+            if opcode == frames.CLOSE:
+                return self._closed(payload)
+            session = self.receiver
+            if not isinstance(session, Session):
+                return None
+            if opcode == frames.PING and self.transport.get_write_buffer_size() < _PONGS_KEPT:
+                self.transport.write(frames.frame(frames.PONG, payload))
+            session.received(opcode, payload)
+        if fault is not None:
+            if isinstance(self.receiver, Session):
+                self.receiver.close(fault.code, fault.reason)
+            self._parse(b"")  # what came behind the fault may hold the peer's close
+        elif self.parser is not None and self.parser.idle:
+            self.parser = None
+        return None
+
+    def _closed(self, payload: bytes) -> None:
+        """The peer's close frame: the answer to ours, or answered with the same code (RFC 6455, 5.5.1)."""
+        code, _ = frames.close_of(payload)
+        if isinstance(self.receiver, Session):
+            session, self.receiver = self.receiver, None
+            session.lost(code)
+            self.transport.write(frames.frame(frames.CLOSE, payload[:2]))
+        self.transport.close()
+
+    def close(self, code: int, reason: str) -> None:
+        """"After sending a close the gateway reads on and discards until the peer answers, 5 s at most."""
+        session, self.receiver = self.receiver, None
+        if not isinstance(session, Session) or self.transport.is_closing():
+            return
+        self.transport.write(frames.close_frame(code, reason))
+        if self.parser is None:
+            self.parser = frames.Parser(session.gate.settings.message_bytes, session.deflate)
+        self.parser.discard()
+        loop = asyncio.get_running_loop()
+        self.closing = loop.call_later(session.gate.settings.close_deadline_s, self.transport.abort)
+
+    def eof_received(self) -> bool:
+        return False  # close our side too; half-open sockets deliver nothing
+
+    def pause_writing(self) -> None:
+        if isinstance(self.receiver, Session):
+            self.receiver.paused()
+
+    def resume_writing(self) -> None:
+        if isinstance(self.receiver, Session):
+            self.receiver.resumed()
+
+    def shutdown(self) -> None:
+        """uvicorn stops: sessions have been told long before (`Hub.drain`), so whoever is still here is cut."""
+        if isinstance(self.receiver, Session):
+            self.receiver.close(4512, "node going away")
+        elif self.receiver is not None:
+            self.transport.close()
+
+
+class Handshake:
+    """The ASGI side of an upgrade request, from `websocket.connect` to the accept or the refusal."""
+
+    __slots__ = ("accepted", "connect_sent", "connection", "early_data", "key", "response")
+
+    def __init__(self, connection: Connection, rest: bytes):
+        self.connection = connection
+        self.early_data = rest
+        self.accepted = self.connect_sent = False
+        self.key = b""
+        self.response: tuple[int, list[tuple[bytes, bytes]]] | None = None
+
+    def begin(self, app: Any, scope: dict[str, Any], method: str, server_state: ServerState) -> None:
+        """RFC 6455, 4.2.1: check the request, then ask the application."""
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            headers[name] = headers[name] + b", " + value if name in headers else value
+        self.key = headers.get(b"sec-websocket-key", b"").strip()
+        if method != "GET" or scope["http_version"] != "1.1" or b"host" not in headers:
+            return self._refuse(400, "a WebSocket handshake is a GET of HTTP/1.1 with a Host")
+        if headers.get(b"sec-websocket-version", b"").strip() != b"13":
+            return self._refuse(426, "only version 13 of WebSocket is spoken here", (b"sec-websocket-version", b"13"))
+        if not _is_key(self.key):
+            return self._refuse(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+        task = asyncio.get_running_loop().create_task(self._run(app, scope))
+        server_state.tasks.add(task)
+        task.add_done_callback(server_state.tasks.discard)
+        return None
+
+    async def _run(self, app: Any, scope: dict[str, Any]) -> None:
+        try:
+            await app(scope, self.receive, self.send)
+        except Exception:
+            if not self.accepted:
+                self._refuse(500, "the gateway failed")
+            raise
+        if not self.accepted and self.connection.receiver is self:
+            self._refuse(500, "the gateway did not answer")
+
+    async def receive(self) -> dict[str, Any]:
+        if self.connect_sent:
+            return {"type": "websocket.disconnect", "code": 1006}
+        self.connect_sent = True
+        return {"type": "websocket.connect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        match message["type"]:
+            case "websocket.accept":
+                self._accept(message)
+            case "websocket.close":
+                self._refuse(403, "forbidden")
+            case "websocket.http.response.start":
+                self.response = message["status"], list(message["headers"])
+            case "websocket.http.response.body" if self.response is not None:
+                status, headers = self.response
+                self._answer(status, headers, message.get("body", b""))
+
+    def _accept(self, message: MutableMapping[str, Any]) -> None:
+        digest = base64.b64encode(hashlib.sha1(self.key + _GUID, usedforsecurity=False).digest())
+        lines = [
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+            digest,
+        ]
+        if message.get("subprotocol"):
+            lines += [b"\r\nSec-WebSocket-Protocol: ", message["subprotocol"].encode("latin-1")]
+        for name, value in message.get("headers") or ():
+            lines += [b"\r\n", name, b": ", value]
+        self.accepted = True
+        self.connection.transport.write(b"".join([*lines, b"\r\n\r\n"]))
+
+    def take(self, make: Callable[[Connection], Session]) -> None:
+        """Hand the accepted connection over: from now on bytes go to the session, and the ASGI application is done."""
+        connection = self.connection
+        if connection.transport.is_closing():
+            return
+        connection.receiver = make(connection)
+        if self.early_data:
+            connection.data_received(self.early_data)
+
+    def early(self, data: bytes) -> None:
+        """A client that did not wait for the answer; kept, up to what one message may be."""
+        self.early_data += data
+        if len(self.early_data) > frames.MAX_MESSAGE:
+            self.connection.transport.abort()
+
+    def lost(self, code: int) -> None:
+        """The peer went before it was answered."""
+
+    def _refuse(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+        body = f"{detail}\n".encode()
+        self._answer(status, [(b"content-type", b"text/plain; charset=utf-8"), *headers], body)
+
+    def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.connection.receiver = None
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n".encode()]
+        names = {name.lower() for name, _ in headers}
+        if b"content-length" not in names:
+            headers = [*headers, (b"content-length", str(len(body)).encode())]
+        lines += [name + b": " + value + b"\r\n" for name, value in headers]
+        self.connection.transport.write(b"".join([*lines, b"\r\n", body]))
+        self.connection.transport.close()
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
+
+
+class Carrier:
+    """Stands for transport and connection on an ASGI server without the hand-off: a bounded buffer and one writer task."""
+
+    HIGH, LOW = 65_536, 16_384  # bytes waiting: above HIGH the session pauses, below LOW it goes on
+
+    def __init__(self, websocket: WebSocket):
+        self.websocket = websocket
+        self.session: Session | None = None
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._paused = False
+        self._wanted = asyncio.Event()
+        self._close: tuple[int, str] | None = None
+
+    def write(self, data: bytes) -> None:
+        """Whole frames, as a transport takes them; they are taken apart again, because ASGI speaks in messages."""
+        self._waiting.append(data)
+        self._bytes += len(data)
+        self._wanted.set()
+        if self._bytes > self.HIGH and not self._paused:
+            self._paused = True
+            if self.session is not None:
+                self.session.paused()
+
+    def close(self, code: int, reason: str) -> None:
+        self.session = None
+        self._close = code, reason
+        self._wanted.set()
+
+    async def run(self, session: Session) -> None:
+        """Carry messages until one side closes."""
+        self.session = session
+        writer = asyncio.create_task(self._write())
+        reader = asyncio.create_task(self._read(session))
+        try:
+            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            if writer.done() and not reader.done() and self._close is not None:
+                # "After sending a close the gateway reads on and discards until the peer answers, 5 s at most."
+                await asyncio.wait((reader,), timeout=session.gate.settings.close_deadline_s)
+        finally:
+            for task in (writer, reader):
+                task.cancel()
+            await asyncio.gather(writer, reader, return_exceptions=True)
+            session.lost(1006)
+
+    async def _read(self, session: Session) -> None:
+        while True:
+            message = await self.websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                session.lost(message.get("code") or 1005)
+                return
+            text = message.get("text")
+            opcode, payload = (frames.BINARY, message["bytes"]) if text is None else (frames.TEXT, text.encode())
+            if self.session is None:
+                continue
+            if len(payload) > session.gate.settings.message_bytes:
+                session.close(4400, f"message over {session.gate.settings.message_bytes} bytes")
+            else:
+                session.received(opcode, payload)
+
+    async def _write(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._waiting:
+                data = self._waiting.popleft()
+                with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # gone: `_read` says so
+                    for opcode, payload in frames.split(data):
+                        if opcode == frames.TEXT:
+                            await self.websocket.send_text(str(payload, "utf-8"))
+                        elif opcode == frames.BINARY:
+                            await self.websocket.send_bytes(bytes(payload))
+                self._bytes -= len(data)
+                if self._paused and self._bytes < self.LOW:
+                    self._paused = False
+                    if self.session is not None:
+                        self.session.resumed()
+            if self._close is not None:
+                with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                    await self.websocket.close(*self._close)
+                return
+
+
+async def endpoint(websocket: WebSocket) -> None:
+    """`GET /v1/socket`: decide over the handshake, then hand the connection over, or carry it where that cannot be."""
+    gate: Gate = websocket.app.state.gate
+    try:
+        codec = admit(websocket, gate, websocket.app.state.origins)
+    except Problem as problem:
+        await websocket.send_denial_response(problem_response(problem))
+        return
+    gate.counts.handshakes += 1
+    handshake: Handshake | None = websocket.scope["extensions"].get(HANDOFF)
+    headers = []
+    if handshake is not None:
+        offered = websocket.headers.getlist("sec-websocket-extensions")
+        extension = frames.negotiate(", ".join(offered)) if offered else None
+        if extension:
+            headers.append((b"Sec-WebSocket-Extensions", extension.encode()))
+        await websocket.accept(_chosen(websocket, codec), headers)
+        handshake.take(
+            lambda connection: Session(gate, codec, connection, connection.transport, deflate=bool(extension))
+        )
+        return
+    await websocket.accept(_chosen(websocket, codec))
+    carrier = Carrier(websocket)
+    await carrier.run(Session(gate, codec, carrier, carrier))
+
+
+def _chosen(websocket: WebSocket, codec: Codec) -> str | None:
+    """A subprotocol is answered only when one was offered (RFC 6455, 4.2.2)."""
+    return codec.subprotocol if websocket.scope["subprotocols"] else None
+
+
+def admit(websocket: WebSocket, gate: Gate, origins: frozenset[str]) -> Codec:
+    """Contract, section 3: Origin on the list or absent, a known subprotocol or none, and room for one more. Raises Problem."""
+    rejects, settings, hub = gate.counts.rejects, gate.settings, gate.hub
+    origin = websocket.headers.get("origin")
+    if origin is not None and normal_origin(origin) not in origins:
+        rejects["origin"] += 1
+        raise Problem(403, "forbidden", "Forbidden origin", "This page may not connect; add its origin to VESTNIK_ORIGINS.")
+    codec = choose(websocket.scope["subprotocols"])
+    if codec is None:
+        rejects["subprotocol"] += 1
+        raise Problem(400, "malformed", "Unknown subprotocol", "Offer vestnik.v1.json, vestnik.v1.msgpack or none.")
+    if hub.draining:
+        rejects["draining"] += 1
+        raise busy("This node is going away.", 1)
+    if hub.sessions + hub.opening >= settings.max_sessions or hub.opening >= settings.max_opening:
+        rejects["full"] += 1
+        raise busy("This node has as many connections as it takes.", settings.busy_retry_s)
+    return codec
+
+
+def busy(detail: str, retry_after_s: int) -> Problem:
+    return Problem(503, "unavailable", "Try again later", detail, headers={"Retry-After": str(retry_after_s)})
+
+
+async def expire_heads(deadlines: Deadlines, hub: Hub) -> None:
+    """Close what did not send its request head in time, for ever."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(min(1.0, deadlines.seconds / 4))
+        hub.counts.rejects["deadline"] += deadlines.expire(loop.time())
+
+
