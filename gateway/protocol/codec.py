@@ -2,7 +2,7 @@
 
 `decode` is for what a device sends: it raises `Close(4400)` for everything that is not one map of plain values, so that
 no two programs can read the same bytes differently. `read` is for what a gateway wrote, and trusts it. `event_frame`
-and `batch_frames` give whole WebSocket frames, the same bytes for every device; the event itself is never parsed for JSON.
+and `batch_frames` give whole WebSocket frames, the same bytes for every device; for JSON an event is never parsed.
 """
 
 import json
