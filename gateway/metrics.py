@@ -9,8 +9,8 @@
     counts.sessions = len(sessions)           a gauge; or filled by a function in `Metrics.refresh` before each reading
 
 All of it belongs to the event loop's thread. `TABLE` names and explains every metric; `METRICS.md` beside this file is
-made from it: `python -m gateway.metrics > gateway/METRICS.md`, and a test holds both together. Labels never carry what a
-person or a device chose: their number is bounded by the contract.
+made from it: `python -m gateway.metrics > gateway/METRICS.md`, and a test holds both together. Labels never carry
+what a person or a device chose: their number is bounded by the contract.
 """
 
 from bisect import bisect_left
@@ -315,8 +315,8 @@ def document() -> str:
     lines = [
         "# Metrics",
         "",
-        "`GET /metrics`, Prometheus text format. Counters start at 0 with the process. Priorities are urgent, high, normal,",
-        "bulk. Made from `metrics.py`: `python -m gateway.metrics > gateway/METRICS.md`.",
+        "`GET /metrics`, Prometheus text format. Counters start at 0 with the process. Priorities are urgent, high,",
+        "normal, bulk. Made from `metrics.py`: `python -m gateway.metrics > gateway/METRICS.md`.",
         "",
         "| name | kind | label | what |",
         "|---|---|---|---|",

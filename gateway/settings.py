@@ -1,4 +1,5 @@
-"""Every setting of the gateway, with what it protects. `load()` gives checked settings, or one sentence with what is wrong.
+"""Every setting of the gateway, with what it protects. `load()` gives checked settings, or one sentence with what is
+wrong.
 
 A setting is a `VESTNIK_*` name in the environment or in a `.env` file; a command's flag outranks the environment, which
 outranks the file (contract, section 6). `SETTINGS.md` beside this file is made from the descriptions here:
@@ -108,8 +109,8 @@ class Settings(BaseSettings):
     # Where
     data: Annotated[Path, AfterValidator(_data)] = Field(
         default=Path("data"),
-        description="Directory of everything that the gateway keeps: the embedded store, the local token key. Made readable"
-        " for its owner only.",
+        description="Directory of everything that the gateway keeps: the embedded store, the local token key. Made"
+        " readable for its owner only.",
         validate_default=True,
     )
     store: Annotated[str, _scheme(STORES)] = Field(
@@ -135,8 +136,8 @@ class Settings(BaseSettings):
     # Who may come
     jwks: Annotated[str, AfterValidator(_jwks)] | None = Field(
         default=None,
-        description="JWKS file or URL with the identity provider's keys. Unset: a local key for development is made under"
-        " `VESTNIK_DATA`, and `vestnik token` signs with it.",
+        description="JWKS file or URL with the identity provider's keys. Unset: a local key for development is made"
+        " under `VESTNIK_DATA`, and `vestnik token` signs with it.",
     )
     jwks_refresh_s: Seconds = Field(
         default=300,
@@ -152,8 +153,8 @@ class Settings(BaseSettings):
     )
     origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)] = Field(
         default=(),
-        description="Browser origins that may open a socket, comma separated, beside the gateway's own address: a page of"
-        " someone else cannot use a signed-in browser.",
+        description="Browser origins that may open a socket, comma separated, beside the gateway's own address: a page"
+        " of someone else cannot use a signed-in browser.",
     )
 
     # How many at once
@@ -161,21 +162,22 @@ class Settings(BaseSettings):
         default=18_000,
         ge=1,
         le=1_000_000,
-        description="Sessions of one process; above it a handshake is answered 503 with Retry-After. Protects memory and the"
-        " limit of open files.",
+        description="Sessions of one process; above it a handshake is answered 503 with Retry-After. Protects memory"
+        " and the limit of open files.",
     )
     max_opening: int = Field(
         default=8192,
         ge=1,
         le=1_000_000,
-        description="Connections of one process that have not finished their hello. Protects against sockets that say nothing.",
+        description="Connections of one process that have not finished their hello. Protects against"
+        " sockets that say nothing.",
     )
     max_requests: int = Field(
         default=512,
         ge=1,
         le=100_000,
-        description="HTTP requests in work at once in one process; above it the answer is 503. Protects memory: a request may"
-        " hold 1 MiB.",
+        description="HTTP requests in work at once in one process; above it the answer is 503. Protects memory: a request"
+        " may hold 1 MiB.",
     )
     backlog: int = Field(
         default=4096,
@@ -461,9 +463,10 @@ def document() -> str:
     lines = [
         "# Settings",
         "",
-        "Every setting is a name in the environment or in a `.env` file of the working directory; the environment outranks",
-        "the file, a flag outranks both. A wrong value stops the start with one sentence and exit code 3. Durations are",
-        "seconds, sizes are bytes. Made from `settings.py`: `python -m gateway.settings > gateway/SETTINGS.md`.",
+        "Every setting is a name in the environment or in a `.env` file of the working directory; the environment",
+        "outranks the file, a flag outranks both. A wrong value stops the start with one sentence and exit code 3.",
+        "Durations are seconds, sizes are bytes. Made from `settings.py`:",
+        "`python -m gateway.settings > gateway/SETTINGS.md`.",
     ]
     for name, field in Settings.model_fields.items():
         default = field.default if field.default_factory is None else "sqlite:///<data>/vestnik.db"

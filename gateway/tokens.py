@@ -27,10 +27,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from urllib.parse import urlsplit
 
-import httpx
 import orjson
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -43,6 +42,9 @@ from gateway.logs import get_logger
 from gateway.metrics import Counts
 from gateway.settings import Settings
 from gateway.store.base import Revocation
+
+if TYPE_CHECKING:
+    import httpx
 
 Algorithm = Literal["ES256", "EdDSA", "RS256"]
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
@@ -575,6 +577,8 @@ class KeyWatch:
     async def fetch(self) -> bool:
         """Get the keys of the URL. Did it answer with usable ones? Redirects are not followed: keys come from where
         was said."""
+        import httpx  # 80 ms of start that a gateway with a file or the local key does not need
+
         assert self._url is not None
         self._tried, self._fetching = self._clock(), True
         try:
@@ -626,7 +630,7 @@ class KeyWatch:
             return
 
 
-async def _get(client: httpx.AsyncClient, url: str) -> bytes:
+async def _get(client: "httpx.AsyncClient", url: str) -> bytes:
     """The body of a 200, at most MAX_JWKS_BYTES of it."""
     content = bytearray()
     async with client.stream("GET", url, headers={"Accept": "application/jwk-set+json, application/json"}) as answer:
