@@ -1,17 +1,30 @@
-"""What a store promises. The memory store is the executable specification; `tests/contracts/test_store.py` holds all to it.
+"""What a store promises. The memory store is the specification that runs; `tests/contracts/test_store.py` holds all to it.
 
 The store is the truth. A feed is an append-only log of events with offsets 1, 2, 3, … without holes; the epoch names the
-life of the log and is one for the whole store. Every method takes many items at once, because a trip to a store costs more
-than the work it does there, and is one transaction: all of it happened or none of it did. A method that returns has its
-writes on disk (fsync); one that raises `StoreUnavailable` says that nothing of the call is known to be stored.
+life of the log, is one for the whole store, and changes only by a restore. Every method takes many items at once, because
+a trip to a store costs more than the work it does there, and is one transaction: all of it happened or none of it did.
+A method that returns has its writes on disk (fsync), except `published` and `touch`, which a power cut may undo: then an
+event is published once more, or a device looks a little longer away. One that raises `StoreUnavailable` says that nothing
+of the call is known to be stored; a later look may find it all the same, never a part of it.
 
+Several processes may write to one store at once, so nothing that another may change is remembered between calls.
 Cancelling a call is safe for the store, but tells the caller nothing about the outcome.
-Times are Unix seconds (float). `None` in place of an event's bytes is an erased event, sent to devices as `null`.
+Times are Unix seconds (float), kept to the microsecond. `None` in place of an event's bytes is an erased event, sent to
+devices as `null`. An offset or position "past the head" never came from this log.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
+
+MAX_DEVICES: Final = 10
+"""Devices of one account (contract, section 3): bounds what an account can make us keep."""
+
+HISTORY_BYTES: Final = 1 << 20
+"""Events of one page of the history, in bytes: bounds what one reader can make us hold, 500 events may be 32 MiB."""
+
+ERASED_TYPE: Final = "gov.erased"
+"""The type that is never erased itself: it holds nothing personal, and devices need it to forget what it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +44,7 @@ class Original:
 class Draft:
     """A checked event on its way into the log."""
 
-    feed: str
+    feed: str  # `account:<id>`, `agency:<code>`
     key: bytes  # 16 bytes: digest of (source, id); the name under which repeats are recognised
     digest: bytes  # 32 bytes: digest of the content as a JSON value; equal content, equal digest
     event: bytes  # compact JSON object, UTF-8, without `recordedtime`
@@ -76,7 +89,10 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A higher `sequence` of the same feed, source and subject is stored. Nothing was written."""
+    """A higher `sequence` of the same feed, source and subject is stored (`Draft.thing`). Nothing was written.
+
+    An erased event still counts as stored, one that retention removed does not.
+    """
 
     highest: int
 
@@ -86,7 +102,8 @@ Outcome = Stored | Conflict | Stale
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Events of a feed after an offset, at most `limit` of them; and at most `max_bytes`, but always one."""
+    """Events of a feed after an offset (0: from the beginning), at most `limit` of them, and at most `max_bytes` of
+    them as stored (an erased one counts 4), but always one."""
 
     feed: str
     after: int
@@ -96,8 +113,9 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An unbroken run of events. `oldest` is the lowest offset kept (head + 1 when none is), `head` the highest committed.
-    When `after` + 1 < `oldest` the rows start at `oldest`: the reader sees the gap and must say so."""
+    """An unbroken run of events, and the bounds of its feed at the same moment. `oldest` is the lowest offset kept
+    (head + 1 when none is), `head` the highest ever committed. When `after` + 1 < `oldest` the rows start at `oldest`: the reader
+    sees the gap and must say so. In a page of the history offsets may be missing (filters) or fall (newest first)."""
 
     feed: str
     oldest: int
@@ -107,13 +125,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Head:
+    """The bounds of a feed, as in `Page`."""
+
     oldest: int
     head: int
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A `hello`: this device of this account starts a session (contract, section 3, "Where a feed starts")."""
+    """A `hello`: this device of this account starts a session (contract, section 3, "Where a feed starts").
+
+    `resume` is {feed: (epoch, offset)}, looked at only for `feeds`.
+    """
 
     account: str
     device: str
@@ -137,6 +160,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
+    """The device is known now and its start positions are stored; `starts` follow the order of `Join.feeds`.
+
+    `new`: the device is `fresh` or has no stored position in its account's feed (never seen, forgotten, or still owing the
+    first acknowledgement after a `resync`), and brought no usable `resume` for it: it must load the snapshot.
+    """
+
     epoch: str
     new: bool
     starts: list[Start]
@@ -145,7 +174,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class TooManyDevices:
-    """The account has as many devices as it may and all of them are connected."""
+    """The account has as many devices as it may and all of them are connected. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +223,11 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
+    """What became of a personal event, for the account as a whole, with the first time of each.
+
+    What was seen was delivered, at that time at the latest, also when its acknowledgement is not saved yet.
+    """
+
     status: Literal["pending", "delivered", "seen"]
     delivered: float | None
     seen: float | None
@@ -217,7 +251,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events of a feed a reader of the history wants. Times are the event's own `time`: from inclusive, to exclusive."""
+    """Which events of a feed a reader of the history wants; empty wants all. Times are the event's own `time`: `start`
+    inclusive, `end` exclusive."""
 
     types: Collection[str] = ()
     statuses: Collection[str] = ()
@@ -226,28 +261,32 @@ class Filter:
 
 
 class Store(Protocol):
-    epoch: str  # known after open()
+    epoch: str  # known after open(), the same until close()
 
     async def open(self) -> None:
         """Make it ready: create or migrate the schema, learn the epoch. Raises ConfigError when it never will be."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """What was called before is done first. Later calls raise StoreUnavailable."""
 
     async def ready(self) -> bool:
-        """Can it read and commit now? Tried for real, cheaply."""
+        """Can it read and commit now? Tried for real, cheaply, within 2 seconds. Never raises StoreUnavailable."""
 
     # Events
 
     async def append(self, drafts: Sequence[Draft], now: float) -> list[Outcome]:
         """Commit drafts in order, in one transaction; outcomes in the same order, drafts that repeat each other included.
 
-        Duplicates are recognised before staleness. Offsets of a feed go on from its head without holes. `recordedtime` (RFC 3339
-        of `now`, milliseconds, Z) is added to each event as its last member. Originals are kept once for each request. Each
-        stored event counts as unpublished until `published` names its `seq`.
+        Duplicates are recognised before staleness; an equal `sequence` is not stale. An erased event is repeated by any
+        content. Offsets of a feed go on from its head without holes, also when several processes append. `recordedtime`
+        (RFC 3339 of `now`, milliseconds, Z) is added to each event as its last member. Originals are kept once for each
+        request, and not at all when nothing of the request was new. Each stored event counts as unpublished until
+        `published` names its `seq`.
         """
 
     async def read(self, ranges: Sequence[Range]) -> list[Page]:
-        """One page for each range, in order. A feed without events has oldest 1 and head 0."""
+        """One page for each range, in order; everything committed before the call is in them. A feed without events has
+        oldest 1 and head 0."""
 
     async def heads(self, feeds: Collection[str]) -> dict[str, Head]:
         """For every feed asked, (1, 0) for those without events."""
@@ -255,46 +294,60 @@ class Store(Protocol):
     async def history(
         self, feed: str, *, after: int | None, before: int | None, limit: int, filter: Filter, max_scan: int = 5000
     ) -> tuple[Page, int | None]:
-        """A page of matching events: oldest first when `after` is given, newest first otherwise; bounds are exclusive. Erased
-        events match only an empty filter. The second value is where to go on (the next `after` or `before`), None at the end. At most
-        `max_scan` rows are looked at: a page may be short, or empty, and still have a next."""
+        """A page of matching events: oldest first when `after` is given, newest first otherwise; bounds are exclusive.
+
+        Erased events match only an empty filter. The second value is where to go on (the next `after` or `before`), None
+        at the end. At most `max_scan` offsets are looked at and at most HISTORY_BYTES given: a page may be short, or
+        empty, and still have a next.
+        """
 
     async def published(self, seqs: Collection[int]) -> None:
-        """These commits were given to the bus."""
+        """These commits were given to the bus. Unknown and repeated ones are ignored."""
 
     async def unpublished(self, before: float, limit: int) -> list[Stored]:
-        """Committed before that time and never published, in the order of commit."""
+        """Recorded before that time and never published, in the order of commit; what was erased meanwhile is among
+        them, without its bytes."""
 
     # Devices and cursors
 
     async def join(self, joins: Sequence[Join]) -> list[Joined | TooManyDevices]:
-        """Find or make the device, decide where each feed starts (`gateway.protocol.delivery.start`), store the start positions
-        (durably, before this returns; a `resync` moves no cursor), touch `last_seen`, keep `agent`. Over 10 devices, the one longest away that is
-        not connected is forgotten with its cursors."""
+        """Find or make the device, decide where each feed starts (`gateway.store.joining`), store the start positions
+        (durably, before this returns; a `resync` moves no cursor), touch `last_seen`, keep `agent`. In order: a later join sees
+        what an earlier one did.
+
+        A usable `resume` counts as an acknowledgement. `fresh` ignores it and forgets the device's other cursors: agency
+        feeds start at their heads, the account's own after the highest offset that any device of it acknowledged; that
+        one's stored cursor never goes back within an epoch. Over MAX_DEVICES devices, the one longest away that is
+        neither `connected` nor joining in the same call is forgotten with its cursors.
+        """
 
     async def follow(self, account: str, device: str, feed: str, resume: tuple[str, int] | None, now: float) -> Start:
-        """The same for one more agency feed of a device that has joined."""
+        """The same for one more agency feed of a device that has joined. For an unknown device nothing is stored."""
 
     async def unfollow(self, account: str, device: str, feed: str) -> None:
-        """Forget the cursor of this feed."""
+        """Forget the cursor of this feed. Harmless when there is none."""
 
     async def save(self, cursors: Sequence[CursorSave]) -> None:
-        """Acknowledged positions: the maximum wins within an epoch, a newer epoch replaces. Unknown devices are ignored: saving
-        never brings a forgotten device back. The account's own highest acknowledged offset (for new devices and receipts) rises too and the
-        time of each rise is kept as the first delivery of what it covers."""
+        """Acknowledged positions: the maximum wins within an epoch, this epoch replaces an older one, a save of any other
+        epoch is ignored, and past the head counts as the head. Unknown devices are ignored: saving never brings a
+        forgotten device back. On `account:<id>` of its own the account's highest acknowledged offset (for new devices and
+        receipts) rises too, and the time of each rise is kept as the first delivery of what it covers."""
 
     async def touch(self, devices: Sequence[tuple[str, str, float]]) -> None:
-        """(account, device, last seen)."""
+        """(account, device, last seen); the latest time wins, unknown devices are ignored."""
 
     async def seen(self, marks: Sequence[tuple[str, Sequence[int], float]]) -> None:
-        """(feed, offsets, when): the person was shown these. The first time is kept; offsets past the head are ignored."""
+        """(feed, offsets, when): the person was shown these. The first time is kept; offsets past the head, no longer
+        kept, or erased are ignored."""
 
-    async def seen_offsets(self, feed: str) -> set[int]: ...
+    async def seen_offsets(self, feed: str) -> set[int]:
+        """All offsets of the feed that were shown and are kept."""
 
     async def receipts(self, keys: Sequence[bytes]) -> list[Receipt | None]:
         """For each event key (see Draft.key); None when unknown, or the event is not in an `account:` feed."""
 
-    async def devices(self, account: str) -> list[Device]: ...
+    async def devices(self, account: str) -> list[Device]:
+        """In the order in which they came."""
 
     async def forget(self, account: str, device: str) -> bool:
         """Forget the device and its cursors. False when there was none."""
@@ -304,31 +357,45 @@ class Store(Protocol):
     async def erase(
         self, feed: str, offset: int | None, make: Callable[[Sequence[tuple[int, int]]], Draft], now: float
     ) -> Stored | None:
-        """Erase one event, or all that the feed has, in one transaction: bytes, digest of the content, original body of the request and
-        `seen` marks go, offsets and keys stay (a repeat is still recognised, whatever its content). `make(ranges)` gives the
-        `gov.erased` event to append. None when there was nothing left to erase."""
+        """Erase one event, or (None) all that the feed has, in one transaction.
+
+        Bytes, type, status, time, digest of the content, `seen` marks, and the original body and signature of the
+        request go; offset, key, `sequence` and times of commit and delivery stay: a repeat is still recognised, whatever
+        its content. `make(ranges)` gives the `gov.erased` event to append; the ranges are the offsets erased now, both
+        ends inclusive, rising and apart. It is called inside the transaction, maybe on another thread: it only computes.
+        ERASED_TYPE events are never erased. None when there was nothing left to erase, and `make` was not called.
+        """
 
     async def retain(self, before: float, limit: int = 10_000) -> int:
-        """Delete events recorded before that time, from the old end of each feed, with what hangs on them; at most `limit`. Returns how many."""
+        """Delete events recorded before that time, from the old end of each feed, with what hangs on them (key, marks,
+        deliveries, `sequence` when it was the thing's last event, original when it was the request's last event); at most
+        `limit`. Returns how many. The head stays. Works in transactions of its own, small enough to let others between.
+        """
 
     async def kept(self, key: bytes) -> Kept | None:
-        """What is kept of the request that brought this event."""
+        """What is kept of the request that brought this event. None when it is unknown or came without one."""
 
     # Control: small tables that every process polls
 
     async def revision(self) -> int:
         """Grows with every change of agencies or revocations, by whichever process."""
 
-    async def agencies(self) -> list[Agency]: ...
+    async def agencies(self) -> list[Agency]:
+        """By code; keys in the order in which they were added, retired ones included."""
 
     async def add_agency_key(self, code: str, key: AgencyKey, types: Sequence[str] | None, now: float) -> None:
-        """Make the agency if it is new, and give it one more key."""
+        """Make the agency if it is new, and give it one more key. `types` replaces what it may send, None leaves that.
+        A key id that the agency already has raises ValueError."""
 
-    async def retire_agency_key(self, code: str, key_id: str, now: float) -> bool: ...
+    async def retire_agency_key(self, code: str, key_id: str, now: float) -> bool:
+        """False when there is no such key, or it was retired before."""
 
-    async def revoke(self, revocation: Revocation) -> None: ...
+    async def revoke(self, revocation: Revocation) -> None:
+        """The latest `before` of the same kind and value wins."""
 
     async def revocations(self) -> list[Revocation]: ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
-        """Copy the running store to one file. `progress(done, total)`, pages."""
+        """Copy the running store, as it is at one moment, to one file, which is there whole or not at all. `progress(done,
+        total)`, pages, may be called on another thread. Raises ConfigError when the file cannot be written, or the store
+        has no such thing."""
