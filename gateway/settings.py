@@ -176,8 +176,8 @@ class Settings(BaseSettings):
         default=512,
         ge=1,
         le=100_000,
-        description="HTTP requests in work at once in one process; above it the answer is 503. Protects memory: a request"
-        " may hold 1 MiB.",
+        description="HTTP requests in work at once in one process; above it the answer is 503. Protects memory: a"
+        " request may hold 1 MiB.",
     )
     backlog: int = Field(
         default=4096,

@@ -68,7 +68,8 @@ WRONG = [
     (
         "origins",
         "https://a.ru, b.ru",
-        "VESTNIK_ORIGINS must be a comma separated list of origins like https://lk.example.ru, got 'https://a.ru, b.ru'.",
+        "VESTNIK_ORIGINS must be a comma separated list of origins like https://lk.example.ru,"
+        " got 'https://a.ru, b.ru'.",
     ),
     (
         "store",
