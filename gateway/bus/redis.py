@@ -18,14 +18,13 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import structlog
-
 from gateway.bus import resp, wire
 from gateway.bus.base import Listener, Message
 from gateway.bus.channels import Channels
 from gateway.errors import BusUnavailable
+from gateway.logs import get_logger
 
-log = structlog.get_logger("vestnik.bus")
+log = get_logger("bus")
 
 PREFIX = b"vestnik:"  # channel of a feed: prefix + feed
 CONTROL = b"vestnik.control"

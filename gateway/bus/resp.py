@@ -1,9 +1,9 @@
 """One connection to a Redis server: commands with answers in order, and whatever the server pushes, without a task or
 a queue.
 
-Our own protocol over `hiredis.Reader` because the bus lives on it: a pushed message costs well under a microsecond
-here and eleven through the client library's `get_message`; a lone PUBLISH some twenty against 130. See
-loadtests/bench.
+Our own protocol over `hiredis.Reader`, because the bus lives on it. Measured, CPU a message: received and handed on
+as a `Message` 2.6 us, through the client library's `get_message` 12.1; published in batches 2.2 us, through its
+pipeline 14.2; published alone 61 against 135.
 """
 
 import asyncio

@@ -1,0 +1,121 @@
+"""Runs roles until they are told to stop. A role never dies silently: what goes wrong is logged and tried again,
+later each time.
+
+    vestnik worker [ROLE …]      roles as a process of their own
+    serve                        the same roles as tasks beside the gateway, through `run`
+"""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable, Sequence
+
+from gateway.bus import Message, open_bus
+from gateway.errors import ConfigError, VestnikError
+from gateway.logs import get_logger
+from gateway.metrics import Counts
+from gateway.settings import Settings
+from gateway.store import open_store
+from workers.roles import ROLES, Role, make
+
+log = get_logger("worker")
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 60.0
+
+Uniform = Callable[[float, float], float]
+_uniform = random.SystemRandom().uniform
+
+
+def pause_s(every_s: float, failures: int, uniform: Uniform) -> float:
+    """How long to rest after a step. Jitter keeps many processes from working in step; after failures the ceiling
+    doubles."""
+    if not failures:
+        return every_s * uniform(0.75, 1.25)
+    return uniform(0.0, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures, 16)))
+
+
+async def run(roles: Sequence[Role], stop: asyncio.Event) -> None:
+    """Run all roles side by side until `stop` is set; the step that is under way is finished first. Cancelling is
+    safe."""
+    async with asyncio.TaskGroup() as group:
+        for role in roles:
+            group.create_task(keep(role, stop), name=f"worker {role.name}")
+
+
+async def keep(role: Role, stop: asyncio.Event, uniform: Uniform = _uniform) -> None:
+    """Step after step of one role until `stop` is set."""
+    failures = 0
+    while not stop.is_set():
+        more = False
+        try:
+            more = await role.step()
+            if failures:
+                log.info("role_recovered", role=role.name, failures=failures)
+            failures = 0
+        except Exception as error:
+            failures += 1
+            told = isinstance(error, VestnikError)  # ours and passing: its sentence says everything
+            log.warning("role_failed", role=role.name, failures=failures, error=str(error), exc_info=not told)
+        await _rest(stop, 0.0 if more else pause_s(role.every_s, failures, uniform))
+
+
+async def _rest(stop: asyncio.Event, seconds: float) -> None:
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+class _Deaf:
+    """The listener of a process that only publishes."""
+
+    def received(self, message: Message) -> None: ...
+
+    def control(self, payload: bytes) -> None: ...
+
+    def gap(self) -> None: ...
+
+
+def main(settings: Settings, names: Sequence[str] = ()) -> int:
+    """Run roles as this process until SIGTERM or SIGINT; the exit code. Raises ConfigError when they cannot work as
+    set up."""
+    names = list(names) or list(ROLES)
+    if "relay" in names and settings.bus.startswith("memory:"):
+        # It would publish to nobody and note that as published.
+        raise ConfigError(
+            "The relay needs a VESTNIK_BUS that reaches the gateways; on memory:// it runs inside `serve`."
+        )
+    if settings.store.startswith("memory:"):
+        raise ConfigError("A worker needs a VESTNIK_STORE that it shares with the gateways; memory:// is one process.")
+    asyncio.run(_main(settings, names))
+    return 0
+
+
+async def _main(settings: Settings, names: Sequence[str]) -> None:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    store, bus, counts = open_store(settings.store), open_bus(settings.bus), Counts()
+    roles = make(names, settings, store, bus, counts)
+    await store.open()
+    try:
+        await bus.open(_Deaf())
+        try:
+            log.info("workers_started", roles=[role.name for role in roles])
+            await run(roles, stop)
+        finally:
+            await bus.close()
+    finally:
+        await store.close()
+    log.info("workers_stopped", relayed=counts.relayed, retained=counts.retained)

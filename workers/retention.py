@@ -1,0 +1,50 @@
+"""Deletes what is older than the retention, a little at a time, so that commits go on in between."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from gateway.logs import get_logger
+from gateway.metrics import Counts
+from gateway.store.base import Store
+
+log = get_logger("retention")
+
+CHUNK = 2_000  # events in one transaction: commits wait for it, so it stays in the tens of milliseconds
+BREATH_S = 0.05  # between transactions
+
+
+class Retention:
+    """Events recorded more than `keep_s` ago go, from the old end of each feed, with the ids that recognise their
+    repeats."""
+
+    name = "retention"
+
+    def __init__(
+        self,
+        store: Store,
+        counts: Counts | None = None,
+        *,
+        keep_s: float = 90 * 86400.0,
+        every_s: float = 3600.0,
+        breath_s: float = BREATH_S,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.every_s = every_s
+        self._store, self._keep_s, self._breath_s, self._clock = store, keep_s, breath_s, clock
+        self._counts = Counts() if counts is None else counts
+        self._deleted = 0  # in this round
+
+    async def step(self) -> bool:
+        deleted = await self._store.retain(self._clock() - self._keep_s, CHUNK)
+        self._deleted += deleted
+        self._counts.retained += deleted
+        if deleted:
+            if self._deleted // 100_000 > (self._deleted - deleted) // 100_000:
+                log.info("retention_goes_on", deleted=self._deleted)
+            await asyncio.sleep(self._breath_s)
+            return True
+        if self._deleted:
+            log.info("retention_done", deleted=self._deleted)
+            self._deleted = 0
+        return False

@@ -1,0 +1,40 @@
+"""Which roles there are. What a role is: a name, an interval and `step`."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.bus.base import Bus
+from gateway.errors import ConfigError
+from gateway.metrics import Counts
+from gateway.settings import Settings
+from gateway.store.base import Store
+from workers.relay import Relay
+from workers.retention import Retention
+
+
+class Role(Protocol):
+    """One job. `step` does a bounded piece of it in one go, can be cancelled at any await and be repeated without
+    harm."""
+
+    name: str
+    every_s: float
+
+    async def step(self) -> bool:
+        """True when more is waiting: the next step follows at once. Raises whatever goes wrong."""
+
+
+Make = Callable[[Settings, Store, Bus, Counts], Role]
+
+ROLES: dict[str, Make] = {
+    "relay": lambda settings, store, bus, counts: Relay(store, bus, counts, after_s=settings.relay_after_s),
+    "retention": lambda settings, store, bus, counts: Retention(
+        store, counts, keep_s=settings.retention_days * 86400, every_s=settings.retain_every_s
+    ),
+}
+
+
+def make(names: Sequence[str], settings: Settings, store: Store, bus: Bus, counts: Counts) -> list[Role]:
+    """The named roles; all of them when none is named. Raises ConfigError for a name that is none."""
+    if unknown := [name for name in names if name not in ROLES]:
+        raise ConfigError(f"There is no worker role {unknown[0]!r}; there are {', '.join(ROLES)}.")
+    return [ROLES[name](settings, store, bus, counts) for name in dict.fromkeys(names or ROLES)]
