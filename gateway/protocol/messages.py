@@ -12,7 +12,6 @@ a codec.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from gateway.errors import Refused
@@ -78,7 +77,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Follow an agency feed from now on, or after `resume`. Answered by `subscribed`, `resync` if needed, and `live`."""
+    """Follow an agency feed from now on, or after `resume`. Answered by `subscribed`, `resync` if needed, `live`."""
 
     feed: str
     resume: Position | None = None
@@ -139,6 +138,14 @@ def parse(message: Map) -> Message:
     if kind not in _PARSERS:
         raise Refused("unknown_type", f"no message is called {kind[:64]!r}")
     return _PARSERS[kind](message)
+
+
+def parse_ack(message: Map) -> Ack | Refused:
+    """The same for a message whose `t` is known to be `ack`, the one that comes all the time."""
+    try:
+        return _ack(message)
+    except Refused as refused:
+        return refused
 
 
 def ref_of(message: Map) -> Ref | None:
@@ -260,6 +267,10 @@ def _hello(message: Map) -> Hello:
     )
 
 
+def _ack(message: Map) -> Ack:
+    return Ack(_feed(message), _offset(message), _ref(message))
+
+
 def _subscribe(message: Map) -> Subscribe:
     feed = _feed(message)
     resume = _position(message, "resume", message["resume"]) if "resume" in message else None
@@ -268,7 +279,7 @@ def _subscribe(message: Map) -> Subscribe:
 
 _PARSERS: Final[Mapping[str, Callable[[Map], Message]]] = {
     "hello": _hello,
-    "ack": lambda message: Ack(_feed(message), _offset(message), _ref(message)),
+    "ack": _ack,
     "seen": lambda message: Seen(_feed(message), _offsets(message), _ref(message)),
     "subscribe": _subscribe,
     "unsubscribe": lambda message: Unsubscribe(_feed(message), _ref(message)),
@@ -278,22 +289,7 @@ _PARSERS: Final[Mapping[str, Callable[[Map], Message]]] = {
     "ping": lambda message: Ping(_ref(message)),
 }
 
-# From the gateway. Times are Unix seconds here and RFC 3339 in the map; durations are seconds.
-
-ErrorCode = Literal["unknown_type", "invalid", "unknown_feed", "forbidden", "limit", "unavailable"]
-RefreshStatus = Literal["accepted", "done", "failed", "cooldown"]
-LIMITS: Final[Mapping[str, int]] = {"feeds": 32, "message": 16384, "rate": 120, "backoff": 60}
-WINDOW: Final = 256  # events of a feed beyond the last ack of a session
-
-
-def rfc3339(seconds: float) -> str:
-    """Unix seconds as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def feed_start(feed: str, epoch: str, head: int, start: int) -> Map:
-    """An item of `welcome.feeds`: events follow from `start` + 1."""
-    return {"feed": feed, "epoch": epoch, "head": head, "from": start}
+# From the gateway. Times are RFC 3339 text, durations seconds.
 
 
 def welcome(
@@ -301,22 +297,23 @@ def welcome(
     session: str,
     account: str,
     new: bool,
-    time: float,
-    expires: float,
-    feeds: Sequence[Map],
-    window: int = WINDOW,
-    limits: Mapping[str, int] = LIMITS,
+    time: str,
+    expires: str,
+    window: int,
+    limits: Mapping[str, float],
+    feeds: Sequence[Mapping[str, Any]],
     ref: Ref | None = None,
 ) -> Map:
-    """The session is open; `feeds` are made by `feed_start`. With `new` the device loads the snapshot."""
+    """The session is open. `feeds` are `{feed, epoch, head, from}`: events follow from `from` + 1. `limits` are
+    `feeds`, `message`, `rate` and `backoff`. With `new` the device loads the snapshot."""
     return _with_ref(
         {
             "t": "welcome",
             "session": session,
             "account": account,
             "new": new,
-            "time": rfc3339(time),
-            "expires": rfc3339(expires),
+            "time": time,
+            "expires": expires,
             "window": window,
             "limits": dict(limits),
             "feeds": list(feeds),
@@ -345,9 +342,9 @@ def beat(heads: Mapping[str, int], next_s: float) -> Map:
     return {"t": "beat", "heads": dict(heads), "next": next_s}
 
 
-def subscribed(start: Map, ref: Ref | None = None) -> Map:
-    """The feed is followed; `start` is made by `feed_start`."""
-    return _with_ref({"t": "subscribed", **start}, ref)
+def subscribed(*, feed: str, epoch: str, head: int, from_: int, ref: Ref | None = None) -> Map:
+    """The feed is followed: events follow from `from` + 1."""
+    return _with_ref({"t": "subscribed", "feed": feed, "epoch": epoch, "head": head, "from": from_}, ref)
 
 
 def unsubscribed(feed: str, ref: Ref | None = None) -> Map:
@@ -356,11 +353,11 @@ def unsubscribed(feed: str, ref: Ref | None = None) -> Map:
 
 def refresh(
     source: str,
-    status: RefreshStatus,
+    status: Literal["accepted", "done", "failed", "cooldown"],
     *,
     reason: str | None = None,
     retry_after_s: float | None = None,
-    updated: float | None = None,
+    updated: str | None = None,
     ref: Ref | None = None,
 ) -> Map:
     """How the request to the agency stands. `updated` is when the agency's data were last brought up to date."""
@@ -370,7 +367,7 @@ def refresh(
     if retry_after_s is not None:
         message["retry_after"] = retry_after_s
     if updated is not None:
-        message["updated"] = rfc3339(updated)
+        message["updated"] = updated
     return _with_ref(message, ref)
 
 
@@ -384,9 +381,9 @@ def expiring(in_s: float) -> Map:
     return {"t": "expiring", "in": in_s}
 
 
-def renewed(expires: float, ref: Ref | None = None) -> Map:
+def renewed(expires: str, ref: Ref | None = None) -> Map:
     """The new token is in force."""
-    return _with_ref({"t": "renewed", "expires": rfc3339(expires)}, ref)
+    return _with_ref({"t": "renewed", "expires": expires}, ref)
 
 
 def drain(after_s: float) -> Map:
@@ -394,8 +391,8 @@ def drain(after_s: float) -> Map:
     return {"t": "drain", "after": after_s}
 
 
-def error(code: ErrorCode, detail: str, *, feed: str | None = None, ref: Ref | None = None) -> Map:
-    """A message of the device was refused, and nothing else changed."""
+def error(code: str, detail: str, *, feed: str | None = None, ref: Ref | None = None) -> Map:
+    """A message of the device was refused, and nothing else changed. `code` is that of the `Refused`."""
     message: Map = {"t": "error", "code": code, "detail": detail}
     if feed is not None:
         message["feed"] = feed

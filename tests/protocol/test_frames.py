@@ -44,6 +44,13 @@ def test_a_frame_is_what_the_library_writes(size: int) -> None:
     assert bytes(frames.payload_of(built)) == payload
 
 
+def test_frames_that_were_joined_are_taken_apart() -> None:
+    built = [(TEXT, b""), (BINARY, b"x" * 125), (TEXT, b"y" * 126), (PING, b""), (TEXT, b"z" * 65536), (PONG, b"p")]
+    data = b"".join(frames.frame(opcode, payload) for opcode, payload in built)
+    assert [(opcode, bytes(payload)) for opcode, payload in frames.split(data)] == built
+    assert list(frames.split(b"")) == []
+
+
 def test_rsv1_marks_a_compressed_frame() -> None:
     assert frames.frame(BINARY, b"x", rsv1=True)[0] == 0xC2
 
