@@ -367,15 +367,17 @@ class _Session:
             async with asyncio.timeout(1):
                 await self._ack()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         """Do this beside reading, until the session ends. A failure ends the session, and the next one tries anew."""
 
         async def guarded() -> None:
             try:
-                await work
+                await work(*arguments)
             except (ConnectionClosed, httpx.HTTPError, KeyError, ValueError) as error:
                 self._end(repr(error))
             if self._ended is not None:
+                with contextlib.suppress(ConnectionClosed):
+                    await self._ack()
                 await self._ws.close()
 
         task = asyncio.create_task(guarded())
@@ -416,7 +418,7 @@ class _Session:
     def _load(self, feed: Feed) -> None:
         """On `resync` or `new`: until the snapshot is kept, nothing of the feed is acknowledged."""
         feed.loading, feed.acked = True, feed.start - 1
-        self._spawn(self._load_account(feed) if feed.name.startswith("account:") else self._load_agency(feed))
+        self._spawn(self._load_account if feed.name.startswith("account:") else self._load_agency, feed)
 
     async def _load_account(self, feed: Feed) -> None:
         for attempt in range(10):
@@ -487,11 +489,11 @@ class _Session:
             case "renewed":
                 self.token = self._offered
             case "expiring":
-                self._spawn(self._renew())
+                self._spawn(self._renew)
             case "mode":
                 self.client.mode = message["mode"]
             case "drain":
-                self._spawn(self._drain(self.client.rng.uniform(0, message["after"])))
+                self._spawn(self._drain, self.client.rng.uniform(0, message["after"]))
         self.client.observe(message["t"], message)
 
     async def _events(self, name: str, events: Sequence[Numbered]) -> None:
@@ -510,7 +512,7 @@ class _Session:
             feed.kept = last
         if feed.due() is not None and not self._acking:
             self._acking = True
-            self._spawn(self._ack_soon())
+            self._spawn(self._ack_soon)
 
     async def _ack_soon(self) -> None:
         await asyncio.sleep(ACK_AFTER_S)
