@@ -31,6 +31,7 @@ STORES = ("sqlite:///", "memory://", "postgresql://")
 BUSES = ("memory://", "redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
 
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
+_AGENT = re.compile(r"[^/,\s]{1,64}/[0-9]{1,9}(\.[0-9]{1,9}){0,5}", re.ASCII)
 _DEFAULT_PORT = {"http": "80", "https": "443"}
 
 
@@ -85,6 +86,12 @@ def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError("must be a comma separated list of origins like https://lk.example.ru")
         found.append(origin)
     return tuple(dict.fromkeys(found))
+
+
+def _agents(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(_AGENT.fullmatch, values)):
+        raise ValueError("must be a comma separated list of name/version like gosapp-android/2.10")
+    return values
 
 
 def _default_store(valid: dict[str, Any]) -> str:
@@ -155,6 +162,12 @@ class Settings(BaseSettings):
         default=(),
         description="Browser origins that may open a socket, comma separated, beside the gateway's own address: a page"
         " of someone else cannot use a signed-in browser.",
+    )
+
+    oldest_agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_agents)] = Field(
+        default=(),
+        description="Oldest versions of programs that are still served, comma separated, as the `agent` of a hello begins:"
+        " `gosapp-android/2.10`. Older ones are closed with 4426; programs not named here are served.",
     )
 
     # How many at once
@@ -505,6 +518,7 @@ def _page_kind(name: str, field: FieldInfo) -> str:
         "bus": "a URL that begins with " + ", ".join(f"`{scheme}`" for scheme in BUSES),
         "host": "a host name or an IP address",
         "jwks": "a file or an http(s) URL",
+        "oldest_agents": "a comma separated list of name/version like `gosapp-android/2.10`",
         "origins": "a comma separated list of origins like `https://lk.example.ru`",
     }
     return special.get(name) or kind(field)

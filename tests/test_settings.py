@@ -66,6 +66,11 @@ WRONG = [
     ("jwks", "https://", "VESTNIK_JWKS must be a file or an http(s) URL with a host, got 'https://'."),
     ("audience", "a" * 300, "VESTNIK_AUDIENCE must be text of 1 to 200 characters, got '" + "a" * 77 + "…'."),
     (
+        "oldest_agents",
+        "gosapp",
+        "VESTNIK_OLDEST_AGENTS must be a comma separated list of name/version like gosapp-android/2.10, got 'gosapp'.",
+    ),
+    (
         "origins",
         "https://a.ru, b.ru",
         "VESTNIK_ORIGINS must be a comma separated list of origins like https://lk.example.ru,"
@@ -101,6 +106,11 @@ def test_a_wrong_value_is_one_sentence_that_names_the_setting(monkeypatch, name,
 def test_a_wrong_flag_is_named_as_its_setting():
     with pytest.raises(ConfigError, match=r"^VESTNIK_PORT must be a whole number from 0 to 65535, got '-1'\.$"):
         load(port=-1)
+
+
+def test_oldest_agents_are_a_list(monkeypatch):
+    monkeypatch.setenv("VESTNIK_OLDEST_AGENTS", "gosapp-android/2.10, gosapp-ios/3")
+    assert load().oldest_agents == ("gosapp-android/2.10", "gosapp-ios/3")
 
 
 def test_the_data_directory_must_not_be_a_file(tmp_path):
