@@ -127,6 +127,11 @@ def _part(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return event
 
 
+def _order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    first = {name: event.pop(name) for name in ("timestamp", "level", "logger", "message") if name in event}
+    return {**first, **event}
+
+
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -135,7 +140,6 @@ _SHARED: list[Any] = [
     structlog.stdlib.PositionalArgumentsFormatter(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
-    structlog.processors.UnicodeDecoder(),
 ]
 
 
@@ -149,4 +153,9 @@ def _last(pretty: bool, colour: bool) -> list[Any]:
     if pretty:
         colours = colour and not os.environ.get("NO_COLOR")
         return [*start, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=32)]
-    return [*start, structlog.processors.EventRenamer("message"), structlog.processors.JSONRenderer(ensure_ascii=False)]
+    return [
+        *start,
+        structlog.processors.EventRenamer("message"),
+        _order,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
