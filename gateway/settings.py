@@ -94,13 +94,6 @@ def _agents(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _agents(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not re.fullmatch(r"[^/,]{1,64}/\d{1,9}(\.\d{1,9}){0,5}", value, re.ASCII):
-            raise ValueError("must be a comma separated list like ios/2.1,android/3.0.2")
-    return values
-
-
 def _default_store(valid: dict[str, Any]) -> str:
     return f"sqlite:///{valid['data']}/vestnik.db"
 
@@ -174,12 +167,6 @@ class Settings(BaseSettings):
         default=(),
         description="Oldest versions of programs that are still served, comma separated, as the `agent` of a hello"
         " begins: `gosapp-android/2.10`. Older ones are closed with 4426; programs not named here are served.",
-    )
-
-    oldest_agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_agents)] = Field(
-        default=(),
-        description="Oldest versions of programs that are served, comma separated, as they call themselves in `hello.agent`:"
-        " `ios/2.1,android/3.0.2`. An older one is closed with 4426.",
     )
 
     # How many at once
@@ -531,7 +518,6 @@ def _page_kind(name: str, field: FieldInfo) -> str:
         "host": "a host name or an IP address",
         "jwks": "a file or an http(s) URL",
         "oldest_agents": "a comma separated list of name/version like `gosapp-android/2.10`",
-        "oldest_agents": "a comma separated list like `ios/2.1,android/3.0.2`",
         "origins": "a comma separated list of origins like `https://lk.example.ru`",
     }
     return special.get(name) or kind(field)
