@@ -1,8 +1,9 @@
-"""The hub: which sessions follow which feed here, and the loop that brings each of them level with the store.
+"""The hub: which sessions follow which feed here, and the loop that brings each level with the store.
 
 Resuming, catching up and live are one loop, `pump`: while the session's window and its transport allow, write what lies
 after its position, from the tail or else from the store. It is a plain function; nothing is queued for a session, and a
-session that cannot take more is simply behind. The bus only says that a head has risen; a loss, a repeat or a swap on it
+session that cannot take more is simply behind. The bus only says that a head has risen; a loss, a repeat or a swap on
+it
 changes nothing but the time (invariants 5, 8, 11, 12, 19).
 """
 
@@ -15,8 +16,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
+from gateway import logs
 from gateway.bus.base import Bus, Message
 from gateway.errors import BusUnavailable, StoreUnavailable
 from gateway.metrics import Counts
@@ -25,11 +25,12 @@ from gateway.protocol.delivery import Track
 from gateway.settings import Settings
 from gateway.store.base import CursorSave, Join, Page, Range, Start, Store, TooManyDevices
 from gateway.tail import Entries, Entry, Tail
+from gateway.waiting import woken
 
 if TYPE_CHECKING:
     from gateway.session import Session
 
-log = structlog.get_logger("vestnik.hub")
+log = logs.get_logger("hub")
 
 SLICE = 256  # sessions of a broadcast written before others get their turn: about 2 ms of the loop
 WRITE_BYTES = 65_536  # written to one session in one go; more would only fill the transport's buffer
@@ -289,7 +290,9 @@ class Hub:
     # Behind: reads from the store
 
     async def _reads(self) -> None:
-        """Serve sessions whose next event is not in the tail; many share a trip, each gets a page, then goes to the end."""
+        """Serve sessions whose next event is not in the tail; many share a trip, each gets a page, then goes to the
+        end.
+        """
         while True:
             await self._read_wanted.wait()
             self._read_wanted.clear()
@@ -301,7 +304,9 @@ class Hub:
                     key = (follow.feed.name, follow.sent)
                     ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
                 try:
-                    pages = await self.store.read([Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()])
+                    pages = await self.store.read(
+                        [Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()]
+                    )
                 except StoreUnavailable as error:
                     log.warning("read_failed", error=str(error))
                     self._behind.extendleft(reversed(group))
@@ -388,7 +393,9 @@ class Hub:
             self._empty.add(feed)
 
     async def _subscribe(self, names: Collection[str]) -> None:
-        """A subscription counts only when the server confirmed it; the store is read after that, or the seam has a hole."""
+        """A subscription counts only when the server confirmed it; the store is read after that, or the seam has a
+        hole.
+        """
         try:
             await self.bus.subscribe(names)
         except BusUnavailable as error:
@@ -469,7 +476,10 @@ class Hub:
 
     def all_sessions(self) -> list[Session]:
         return [
-            follow.session for name, feed in self.feeds.items() if name.startswith("account:") for follow in feed.follows
+            follow.session
+            for name, feed in self.feeds.items()
+            if name.startswith("account:")
+            for follow in feed.follows
         ]
 
     def close_all(self, code: int, reason: str) -> None:
@@ -495,9 +505,7 @@ class Hub:
     async def _flushes(self) -> None:
         """Cursors go to the store every second and after sessions end."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._flush_wanted.wait(), self.settings.save_s)
-            self._flush_wanted.clear()
+            await woken(self._flush_wanted, self.settings.save_s)
             try:
                 await self._flush()
             except StoreUnavailable as error:
@@ -540,31 +548,24 @@ class Hub:
 
     async def _sweeps(self) -> None:
         """Compare heads with the store: a page of feeds at a time, all within one interval; all at once after a gap."""
+        names: list[str] = []
         while True:
-            names = list(self.feeds)
-            pages = max(1, min(25, len(names) // 100 + 1))
-            size = -(-len(names) // pages) or 1
-            pause = self.settings.sweep_s / pages
-            hurried = False
-            for at in range(0, max(1, len(names)), size):
-                if not hurried:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._sweep_wanted.wait(), pause)
-                if self._sweep_wanted.is_set():
-                    hurried = True
-                    self._sweep_wanted.clear()
-                    at = -1
-                wanted = names[at : at + size] if at >= 0 else list(self.feeds)
-                try:
-                    for part in range(0, len(wanted), 1000):
-                        await self._compare(wanted[part : part + 1000])
-                except StoreUnavailable as error:
-                    log.warning("sweep_failed", error=str(error))
-                    if hurried:
-                        self._sweep_wanted.set()
-                    await asyncio.sleep(1.0)
+            size = max(100, len(self.feeds) // 25)
+            pause = self.settings.sweep_s * size / max(size, len(self.feeds))
+            hurried = await woken(self._sweep_wanted, pause)
+            if hurried or not names:
+                names = list(self.feeds)
+            size = len(names) if hurried else size
+            part, names = names[:size], names[size:]
+            try:
+                for begin in range(0, len(part), 1000):
+                    await self._compare(part[begin : begin + 1000])
+            except StoreUnavailable as error:
+                log.warning("sweep_failed", error=str(error))
+                names = part + names
                 if hurried:
-                    break
+                    self._sweep_wanted.set()
+                await asyncio.sleep(1.0)
 
     async def _compare(self, names: Collection[str]) -> None:
         self.counts.sweeps += 1
@@ -580,7 +581,9 @@ class Hub:
     # Time
 
     def wake_at(self, session: Session, at: float) -> None:
-        """Call `session.check` at this monotonic time, to a quarter of a second; replaces what was asked before if that is later."""
+        """Call `session.check` at this monotonic time, to a quarter of a second; replaces what was asked before if that
+        is later.
+        """
         slot = max(int(at * 4), self._slot + 1)
         if session.slot > self._slot and session.slot <= slot:
             return

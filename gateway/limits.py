@@ -6,7 +6,9 @@ PRUNE_AT = 4096  # keys kept before full buckets, which say nothing, are thrown 
 
 
 class Buckets:
-    """`rate` a second sustained and `burst` at once, for each key. Memory is bounded by the keys active within burst / rate seconds."""
+    """`rate` a second sustained and `burst` at once, for each key. Memory is bounded by the keys active within burst /
+    rate seconds.
+    """
 
     def __init__(self, rate: float, burst: float):
         self.rate, self.burst = rate, burst
@@ -14,7 +16,9 @@ class Buckets:
         self._prune_at = PRUNE_AT
 
     def take(self, key: Hashable, now: float, amount: float = 1.0) -> float:
-        """0.0 when granted; else the seconds until it would be, and nothing is taken. More than `burst` is never granted."""
+        """0.0 when granted; else the seconds until it would be, and nothing is taken. More than `burst` is never
+        granted.
+        """
         level, at = self._levels.get(key, (self.burst, now))
         level = min(self.burst, level + (now - at) * self.rate)
         if level < amount:

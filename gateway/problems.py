@@ -33,7 +33,9 @@ async def on_unavailable(request: Request, error: Exception) -> Response:
 async def on_http(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in the same form."""
     status = getattr(error, "status_code", 500)
-    word, title = {404: ("not-found", "Not found"), 405: ("method", "Method not allowed")}.get(status, ("error", "Error"))
+    word, title = {404: ("not-found", "Not found"), 405: ("method", "Method not allowed")}.get(
+        status, ("error", "Error")
+    )
     headers = getattr(error, "headers", None)
     return problem_response(Problem(status, word, title, headers=headers))
 

@@ -1,7 +1,9 @@
 """A session: one live connection of one device, from its hello to its close. Contract, section 3.
 
-It is one small object without a task: bytes come in by `received`, time comes in by `check`, and what it has to deliver is
-decided by the hub's loop over its `Follow`s. A message that cannot be obeyed is answered with `error` (`Refused`); what ends the
+It is one small object without a task: bytes come in by `received`, time comes in by `check`, and what it has to deliver
+is
+decided by the hub's loop over its `Follow`s. A message that cannot be obeyed is answered with `error` (`Refused`); what
+ends the
 session carries a close code (`Close`).
 """
 
@@ -16,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
-import structlog
 
 from gateway import logs
 from gateway.errors import BusUnavailable, Close, Refused, StoreUnavailable
@@ -27,13 +28,14 @@ from gateway.protocol import frames, messages
 from gateway.protocol.codec import Codec
 from gateway.protocol.connection import Event, State, step
 from gateway.protocol.delivery import PastTold
-from gateway.rfc3339 import to_rfc3339
+from gateway.rfc3339 import format_time
 from gateway.settings import Settings
 from gateway.store.base import Agency, Join, Joined, Start
-from gateway.tokens import Claims, Revocations, Verifier
+from gateway.tokens import Claims, Verifier
 
-log = structlog.get_logger("vestnik.session")
+log = logs.get_logger("session")
 
+ENDED = frozenset((State.CLOSING, State.ENDING, State.CLOSED))
 EXPIRING_S = 60.0  # "`expiring` 60 s before the token ends"
 PING = frames.frame(frames.PING, b"")
 
@@ -59,7 +61,6 @@ class Gate:
     settings: Settings
     counts: Counts
     verifier: Verifier
-    revocations: Revocations
     agencies: dict[str, Agency] = field(default_factory=dict)
     hellos: Buckets = field(init=False)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -75,17 +76,10 @@ class Gate:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def authenticate(self, token: str, device: str) -> Claims:
-        """Raises Close 4401, 4403 or 4410."""
-        claims = self.verifier.verify(token, time.time())
-        if claims.device is not None and claims.device != device:
-            raise Close(4403, "the token belongs to another device")
-        if self.revocations.refuses(claims, device):
-            raise Close(4410, "the token was revoked")
-        return claims
-
     def too_old(self, agent: str | None) -> bool:
-        """Is this program older than VESTNIK_OLDEST_AGENTS allows? Programs that are not named there, or nameless, are not."""
+        """Is this program older than VESTNIK_OLDEST_AGENTS allows? Programs that are not named there, or nameless, are
+        not.
+        """
         name, _, version = (agent or "").partition("/")
         for entry in self.settings.oldest_agents:
             wanted, _, oldest = entry.partition("/")
@@ -123,6 +117,7 @@ class Session:
         "open",
         "out",
         "pending",
+        "ref",
         "saver",
         "since",
         "slot",
@@ -141,7 +136,8 @@ class Session:
         self.claims: Claims | None = None
         self.follows: tuple[Follow, ...] = ()
         self.pending: list[dict[str, Any]] | None = None  # messages that came between hello and welcome
-        self.state = State.HELLO
+        self.state = step(State.OPENING, Event.ACCEPTED)
+        self.ref: str | int | None = None  # of the hello
         self.open = False  # welcomed and not closed
         self.writable = True
         self.saver = False
@@ -180,7 +176,7 @@ class Session:
             elif data.get("t") != "ack":
                 self._charge()
                 self._obey(data)
-            elif not self._ack(messages.parse_ack(data)):
+            elif not self._ack(data):
                 self._charge()
         except Close as close:
             self.close(close.code, close.reason)
@@ -198,7 +194,7 @@ class Session:
         self.send(messages.error(refused.code, refused.detail, feed=refused.feed, ref=ref))
 
     def _charge(self) -> None:
-        """"120 messages a minute sustained, bursts of 60, pings and pongs included"."""
+        """Contract: "120 messages a minute sustained, bursts of 60, pings and pongs included"."""
         settings, now = self.gate.settings, self.hub.now
         credit = min(settings.burst, self.credit + (now - self.credit_at) * settings.rate / 60) - 1
         self.credit, self.credit_at = credit, now
@@ -225,11 +221,7 @@ class Session:
     def _hello(self, hello: messages.Hello) -> None:
         gate, hub = self.gate, self.hub
         gate.counts.hellos += 1
-        try:
-            claims = gate.authenticate(hello.token, hello.device)
-        except Close as refusal:
-            gate.counts.tokens_refused[refusal.code] += 1
-            raise
+        claims = gate.verifier.verify(hello.token, time.time(), hello.device)
         if gate.too_old(hello.agent):
             raise Close(4426, "this version of the program is too old")
         if gate.hellos.take((claims.account, hello.device), hub.now) > 0:
@@ -237,7 +229,7 @@ class Session:
         self.claims, self.account, self.device = claims, claims.account, hello.device
         self.saver = hello.mode == "saver"
         self.state = step(self.state, Event.HELLO)
-        self.pending = []
+        self.pending, self.ref = [], hello.ref
         own = f"account:{claims.account}"
         wanted, faults = [own], []
         for name in dict.fromkeys(hello.feeds):
@@ -247,9 +239,8 @@ class Session:
                     wanted.append(name)
             except Refused as refused:
                 faults.append(refused)
-        for refused in faults:
-            # Said after the welcome; the rest of the hello is good.
-            self.pending.append({"t": "", "refused": refused})
+        # Said after the welcome; the rest of the hello is good.
+        self.pending += [{"refused": fault} for fault in faults]
         hub.join(
             self,
             Join(
@@ -296,16 +287,17 @@ class Session:
                 session=self.id,
                 account=self.account,
                 new=result.new,
-                time=to_rfc3339(time.time()),
-                expires=to_rfc3339(claims.exp),
+                time=format_time(time.time()),
+                expires=format_time(claims.exp),
                 window=settings.window,
                 limits={
                     "feeds": settings.feeds,
                     "message": settings.message_bytes,
                     "rate": settings.rate,
-                    "backoff": settings.backoff_s,
+                    "backoff": round(settings.backoff_s),
                 },
-                feeds=[self._beginning(start, result.epoch) for start in result.starts],
+                feeds=[_beginning(start, result.epoch) for start in result.starts],
+                ref=self.ref,
             )
         ]
         out += [self._resync(start, result.epoch) for start in result.starts if start.reason]
@@ -325,9 +317,6 @@ class Session:
             elif self.open:
                 self._obey(data)
 
-    def _beginning(self, start: Start, epoch: str) -> dict[str, Any]:
-        return {"feed": start.feed, "epoch": epoch, "head": start.head, "from": start.offset}
-
     def _resync(self, start: Start, epoch: str) -> dict[str, Any]:
         assert start.reason is not None
         self.gate.counts.resyncs[start.reason] += 1
@@ -341,16 +330,16 @@ class Session:
                 return follow
         return None
 
-    def _ack(self, ack: messages.Ack | Refused) -> bool:
+    def _ack(self, data: dict[str, Any]) -> bool:
         """True when it freed window space; only then it is not counted against the rate."""
+        ack = messages.parse_ack(data)
         if isinstance(ack, Refused):
-            self._refuse(ack, None)
+            self._refuse(ack, messages.ref_of(data))
             return False
         follow = self.find(ack.feed)
-        if follow is None:
-            return False  # "one for a feed not followed is ignored"
         try:
-            if not follow.ack(ack.offset):
+            # "One for a feed not followed is ignored."
+            if follow is None or not follow.ack(ack.offset):
                 return False
         except PastTold as error:
             self._refuse(Refused("invalid", str(error), ack.feed), ack.ref)
@@ -413,7 +402,9 @@ class Session:
             self._refuse(Refused("unavailable", "the store does not answer, ask again", message.feed), message.ref)
         else:
             epoch = self.hub.store.epoch
-            self.send(messages.subscribed(**_item(self._beginning(start, epoch)), ref=message.ref))
+            self.send(
+                messages.subscribed(feed=start.feed, epoch=epoch, head=start.head, from_=start.offset, ref=message.ref)
+            )
             if start.reason:
                 self.send(self._resync(start, epoch))
             self.hub.pump(follow)
@@ -452,16 +443,15 @@ class Session:
         self.send(messages.refresh(message.source, "failed", reason="unsupported", ref=message.ref))
 
     def _token(self, message: messages.Token) -> None:
-        """"A refused `token` is `error`, the old one stays"."""
+        """Contract: "A refused `token` is `error`, the old one stays"."""
         try:
-            claims = self.gate.authenticate(message.token, self.device)
+            claims = self.gate.verifier.verify(message.token, time.time(), self.device)
         except Close as refusal:
-            self.gate.counts.tokens_refused[refusal.code] += 1
             raise Refused("forbidden", refusal.reason) from None
         if claims.account != self.account:
             raise Refused("forbidden", "the token belongs to another account")
         self.claims, self.warned = claims, False
-        self.send(messages.renewed(to_rfc3339(claims.exp), ref=message.ref))
+        self.send(messages.renewed(format_time(claims.exp), ref=message.ref))
         self._plan(time.monotonic())
 
     def _ping(self, message: messages.Ping) -> None:
@@ -534,7 +524,7 @@ class Session:
                     self.close(4508, "no hello in time")
                 else:
                     self.hub.wake_at(self, self.since + self.gate.settings.hello_deadline_s)
-            return
+            return None
         settings = self.gate.settings
         period = settings.saver_beat_s if self.saver else settings.beat_s
         assert self.claims is not None
@@ -558,7 +548,7 @@ class Session:
         return None
 
     def _beat(self, now: float, period: float) -> None:
-        """"`beat` … in one write with a WebSocket ping"."""
+        """Contract: "`beat` … in one write with a WebSocket ping"."""
         self.beat_at = now + period
         if self.writable:
             self.gate.counts.beats += 1
@@ -578,25 +568,28 @@ class Session:
     # The end
 
     def drain(self, after: float) -> None:
-        """"This node goes away: reconnect at a random moment within `after` s; delivery goes on until then"."""
+        """Contract: "This node goes away: reconnect at a random moment within `after` s; delivery goes on until then"."""
         if self.open:
             self.state = step(self.state, Event.DRAIN)
             self.send(messages.drain(after))
 
     def close(self, code: int, reason: str) -> None:
         """End the session with a close code. Repeating it is harmless."""
-        if self.state is not State.CLOSED:
-            self._leave(code, reason)
+        if self.state not in ENDED:
+            self._leave(Event.CLOSE_SENT, code, reason)
             self.link.close(code, reason)
 
     def lost(self, code: int) -> None:
         """The peer closed with `code`, or the connection broke (1006)."""
-        if self.state is not State.CLOSED:
-            self._leave(code, "by the device" if code != 1006 else "connection lost")
+        if self.state not in ENDED:
+            if code == 1006:
+                self._leave(Event.LOST, code, "connection lost")
+            else:
+                self._leave(Event.CLOSE_RECEIVED, code, "by the device")
 
-    def _leave(self, code: int, reason: str) -> None:
+    def _leave(self, event: Event, code: int, reason: str) -> None:
         was_open, self.open, self.flowing = self.open, False, False
-        self.state = State.CLOSED
+        self.state = step(self.state, event)
         self.gate.counts.closed[code] += 1
         if was_open:
             self.hub.sessions -= 1
@@ -605,12 +598,13 @@ class Session:
             self.hub.left(self)
         else:
             self.hub.opening -= 1
-        say: Callable[..., Any] = log.info if 4400 <= code < 4500 or code == 4508 else log.debug
-        say("session_closed", who=logs.who(self.account) if self.account else None, code=code, reason=reason)
+        if 4400 <= code < 4500 or code in (4508, 4529):
+            who = logs.who(self.account) if self.account else None
+            log.info("session_closed", who=who, session=self.id, code=code, reason=reason)
 
 
-def _item(beginning: dict[str, Any]) -> dict[str, Any]:
-    return {("from_" if name == "from" else name): value for name, value in beginning.items()}
+def _beginning(start: Start, epoch: str) -> dict[str, Any]:
+    return {"feed": start.feed, "epoch": epoch, "head": start.head, "from": start.offset}
 
 
 HANDLERS: dict[type, Callable[[Session, Any], None]] = {

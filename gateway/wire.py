@@ -1,8 +1,10 @@
 """The wire: from an HTTP connection to a session, and the bytes between them.
 
 Starlette and uvicorn do the handshake like any other ASGI server would: routing, Origin, limits, the answer. Then the
-endpoint takes the connection through the scope extension `vestnik.handoff`, and from there on bytes go straight from the
-transport to the session: one `Connection`, one `Session`, no task, no queue, no parser that waits. On a server without the
+endpoint takes the connection through the scope extension `vestnik.handoff`, and from there on bytes go straight from
+the
+transport to the session: one `Connection`, one `Session`, no task, no queue, no parser that waits. On a server without
+the
 extension the endpoint carries messages itself (`Carrier`); the sessions cannot tell the difference.
 """
 
@@ -45,6 +47,9 @@ class Edge(HttpToolsProtocol):
     """
 
     deadlines: Deadlines  # set by `edge()`
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -101,7 +106,7 @@ class Edge(HttpToolsProtocol):
         }
         handshake.begin(self.app, scope, self.scope["method"], self.server_state)
         # The request is over; what uvicorn kept of it must not stay with the connection.
-        self.parser = None
+        self.parser = None  # type: ignore[assignment]
         self.flow = None  # type: ignore[assignment]
 
 
@@ -184,7 +189,7 @@ class Connection(asyncio.Protocol):
         if parser is None:
             session = self.receiver
             if not isinstance(session, Session):
-                return  # the connection is ending and nothing more is of interest
+                return None  # the connection is ending and nothing more is of interest
             parser = self.parser = frames.Parser(session.gate.settings.message_bytes, session.deflate)
         fault: frames.FrameError | None = None
         try:
@@ -218,7 +223,7 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def close(self, code: int, reason: str) -> None:
-        """"After sending a close the gateway reads on and discards until the peer answers, 5 s at most."""
+        """ "After sending a close the gateway reads on and discards until the peer answers, 5 s at most."""
         session, self.receiver = self.receiver, None
         if not isinstance(session, Session) or self.transport.is_closing():
             return
@@ -473,12 +478,16 @@ def _chosen(websocket: WebSocket, codec: Codec) -> str | None:
 
 
 def admit(websocket: WebSocket, gate: Gate, origins: frozenset[str]) -> Codec:
-    """Contract, section 3: Origin on the list or absent, a known subprotocol or none, and room for one more. Raises Problem."""
+    """Contract, section 3: Origin on the list or absent, a known subprotocol or none, and room for one more. Raises
+    Problem.
+    """
     rejects, settings, hub = gate.counts.rejects, gate.settings, gate.hub
     origin = websocket.headers.get("origin")
     if origin is not None and normal_origin(origin) not in origins:
         rejects["origin"] += 1
-        raise Problem(403, "forbidden", "Forbidden origin", "This page may not connect; add its origin to VESTNIK_ORIGINS.")
+        raise Problem(
+            403, "forbidden", "Forbidden origin", "This page may not connect; add its origin to VESTNIK_ORIGINS."
+        )
     codec = choose(websocket.scope["subprotocols"])
     if codec is None:
         rejects["subprotocol"] += 1
@@ -502,5 +511,3 @@ async def expire_heads(deadlines: Deadlines, hub: Hub) -> None:
     while True:
         await asyncio.sleep(min(1.0, deadlines.seconds / 4))
         hub.counts.rejects["deadline"] += deadlines.expire(loop.time())
-
-

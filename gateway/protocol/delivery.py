@@ -1,7 +1,9 @@
 """The delivery core: where a feed starts, what may be sent now, what an acknowledgement means. Pure.
 
-A `Track` is one feed of one session and owns three integers: `acked` <= `sent` <= what the store has. Resuming, catching up and
-live are the same loop: whoever holds the track asks `room()`, writes the next events in offset order, calls `advance()`.
+A `Track` is one feed of one session and owns three integers: `acked` <= `sent` <= what the store has. Resuming,
+catching up and
+live are the same loop: whoever holds the track asks `room()`, writes the next events in offset order, calls
+`advance()`.
 Contract, section 3: "Where a feed starts", "Flow control".
 """
 
@@ -31,10 +33,13 @@ def start(
 ) -> Beginning:
     """Decide where a feed starts.
 
-    `resume` is what the device itself keeps and outranks the stored `cursor`; both are (epoch, offset). `otherwise` is where
-    one starts who has neither: the highest offset that any device of the account acknowledged, or an agency feed's head.
+    `resume` is what the device itself keeps and outranks the stored `cursor`; both are (epoch, offset). `otherwise` is
+    where
+    one starts who has neither: the highest offset that any device of the account acknowledged, or an agency feed's
+    head.
     Continuity is broken when the position is of another life of the log, past the head, or older than what is kept:
-    then the feed goes on after the head, and no stored cursor moves until the device acknowledges (never a partial recovery).
+    then the feed goes on after the head, and no stored cursor moves until the device acknowledges (never a partial
+    recovery).
     """
     position = resume if resume is not None else cursor
     if position is None:
@@ -59,7 +64,8 @@ class PastTold(ValueError):
 class Track:
     """One feed of one session: how far it was told (`sent`) and how far the device keeps it (`acked`).
 
-    Always `acked` <= `sent`, neither ever goes back, and `sent` moves by what was written in offset order and nothing else:
+    Always `acked` <= `sent`, neither ever goes back, and `sent` moves by what was written in offset order and nothing
+    else:
     call `advance` after each write, with the offset of the last event of an unbroken run that began at `sent` + 1.
     """
 
@@ -69,7 +75,9 @@ class Track:
         self.acked = self.sent = offset
 
     def room(self, window: int) -> int:
-        """How many more events may be written now. Contract: "at most `window` events beyond the last ack of this session"."""
+        """How many more events may be written now. Contract: "at most `window` events beyond the last ack of this
+        session".
+        """
         return self.acked + window - self.sent
 
     def advance(self, first: int, last: int) -> None:

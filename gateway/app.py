@@ -1,0 +1,312 @@
+"""The composition root: makes the parts, starts and stops them in order, and serves them.
+
+run(settings)          what `vestnik serve` does: one process, until it is told to stop
+create_app(settings)   the same as an ASGI application for any server (without the hand-off)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+
+from gateway import logs, problems, spec, wire
+from gateway.accounts import Accounts
+from gateway.bus import open_bus
+from gateway.control import Control
+from gateway.errors import ConfigError, Problem, StoreUnavailable
+from gateway.hub import Hub
+from gateway.intake import Intake
+from gateway.metrics import CONTENT_TYPE, Counts, Metrics
+from gateway.publisher import Publisher
+from gateway.session import Gate
+from gateway.settings import Settings
+from gateway.store import open_store
+from gateway.tokens import KeyWatch, Verifier
+from gateway.waiting import woken
+from workers import loop as workers
+from workers import roles
+
+log = logs.get_logger("app")
+
+
+class Gateway:
+    """All parts of one process. `start`, then serve `asgi`, then `stop`."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.metrics = Metrics()
+        self.counts: Counts = self.metrics.counts
+        self.store = open_store(settings.store, settings.data)
+        self.bus = open_bus(settings.bus)
+        self.verifier = Verifier(audience=settings.audience, counts=self.counts)
+        self.keys = KeyWatch(self.verifier, settings, self.counts)
+        self.hub = Hub(settings, self.store, self.bus, self.counts)
+        self.gate = Gate(self.hub, settings, self.counts, self.verifier)
+        self.control = Control(self.gate, self.store, self.hub)
+        self.publisher = Publisher(self.store, self.bus, self.counts)
+        self.intake = Intake(settings, self.store, self.publisher, self.counts, self.gate.agencies)
+        self.accounts = Accounts(self.gate, self.store, self.hub, self.control)
+        self.deadlines = wire.Deadlines(settings.head_deadline_s)
+        self.metrics.refresh.append(self.hub.gauges)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._workers = asyncio.Event()
+        self.asgi = self._application()
+
+    def _application(self) -> Starlette:
+        post, get, delete = ["POST"], ["GET"], ["DELETE"]
+        accounts, intake = self.accounts, self.intake
+        routes = [
+            WebSocketRoute("/v1/socket", wire.endpoint),
+            Route("/v1/agencies/{code}/events", intake.post_events, methods=post),
+            Route("/v1/agencies/{code}/receipts", intake.post_receipts, methods=post),
+            Route("/v1/snapshot", accounts.snapshot, methods=get),
+            Route("/v1/feeds/{feed}/events", accounts.history, methods=get),
+            Route("/v1/devices", accounts.devices, methods=get),
+            Route("/v1/devices/{device}", accounts.forget_device, methods=delete),
+            Route("/v1/sessions", accounts.end_sessions, methods=delete),
+            Route("/health/live", self.live, methods=get),
+            Route("/health/ready", self.ready, methods=get),
+            *spec.routes(),
+        ]
+        if self.settings.metrics:
+            routes.append(Route("/metrics", self.show_metrics, methods=get))
+        handlers: dict[Any, Any] = {
+            Problem: problems.on_problem,
+            StoreUnavailable: problems.on_unavailable,
+            HTTPException: problems.on_http,
+            Exception: problems.on_fault,
+        }
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        app.state.gate = self.gate
+        app.state.origins = self.settings.allowed_origins()
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.drain(0)
+            await self.stop()
+
+    # Life
+
+    async def start(self) -> None:
+        """Raises ConfigError when it never can."""
+        await self.store.open()
+        await self.keys.load()
+        await self.bus.open(self.control)
+        await self.control.look()
+        self.hub.start()
+        self._spawn(self.control.run(), "control")
+        self._spawn(self.keys.run(), "keys")
+        self._spawn(wire.expire_heads(self.deadlines, self.hub), "deadlines")
+        self._spawn(self._loop_lag(), "loop lag")
+        if self.settings.bus.startswith("memory:"):
+            # Embedded: this process is the whole installation, so the workers' roles run here.
+            made = roles.make([], self.settings, self.store, self.bus, self.counts)
+            self._spawn(workers.run(made, self._workers), "workers")
+
+    def _spawn(self, work: Any, name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def drain(self, after_s: float, cut: asyncio.Event | None = None) -> None:
+        """Ask every device to go elsewhere within `after_s`, deliver until then, then close who is left. Setting `cut`
+        cuts it short.
+        """
+        hub = self.hub
+        hub.draining = True
+        for session in hub.all_sessions():
+            session.drain(after_s)
+        until = time.monotonic() + after_s
+        while hub.sessions and time.monotonic() < until:
+            if cut is not None and await woken(cut, 0.05):
+                break
+            await asyncio.sleep(0.05)
+        hub.close_all(4512, "node going away")
+
+    async def stop(self) -> None:
+        """Sessions are gone: finish the commits under way, save what is not saved, close everything."""
+        await self.intake.close()
+        await self.publisher.close()
+        self._workers.set()
+        for task in self._tasks:
+            if task.get_name() != "workers":
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hub.stop()
+        await self.bus.close()
+        await self.store.close()
+
+    async def _loop_lag(self) -> None:
+        """How late the loop runs a timer: the first thing to look at when everything is slow."""
+        while True:
+            due = time.perf_counter() + 0.1
+            await asyncio.sleep(0.1)
+            self.counts.loop_lag.observe(max(0.0, time.perf_counter() - due))
+
+    # Operations
+
+    async def live(self, request: Request) -> Response:
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    async def ready(self, request: Request) -> Response:
+        """Should a balancer send somebody here? Every part says for itself; 503 when one cannot."""
+        parts = {
+            "store": await self.store.ready(),
+            "bus": self.bus.healthy,
+            "keys": self.verifier.ready,
+            "accepting": not self.hub.draining,
+        }
+        self.counts.store_ready = int(parts["store"])
+        good = all(parts.values())
+        document = orjson.dumps({"status": "ok" if good else "unavailable", "parts": parts})
+        return Response(document, 200 if good else 503, media_type="application/json")
+
+    async def show_metrics(self, request: Request) -> Response:
+        return Response(self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def create_app(settings: Settings) -> Starlette:
+    """For any ASGI server: starts and stops with its lifespan."""
+    return Gateway(settings).asgi
+
+
+# The process
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except for how it ends: devices are drained first, and a signal that was obeyed is not raised again."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway):
+        super().__init__(config)
+        self.gateway = gateway
+        self.cut = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told, number)
+        yield
+
+    def _told(self, number: int) -> None:
+        """The first signal drains, the second cuts short."""
+        if self.should_exit:
+            log.info("cut_short", signal=signal.Signals(number).name)
+            self.cut.set()
+            self.force_exit = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        gateway, settings = self.gateway, self.gateway.settings
+        if gateway.hub.sessions:
+            log.info("draining", sessions=gateway.hub.sessions, within_s=settings.drain_s)
+        await gateway.drain(settings.drain_s, self.cut)
+        await super().shutdown(sockets)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises ConfigError with one sentence when it cannot be had."""
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"VESTNIK_HOST {settings.host!r} is no address to listen on: {error.strerror}.") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        reason = (error.strerror or str(error)).lower()
+        where = f"{settings.host}:{settings.port}"
+        raise ConfigError(f"VESTNIK_PORT: cannot listen on {where} ({reason}); choose another with --port.") from None
+    return sock
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises ConfigError when it cannot start."""
+    if settings.processes > 1:
+        raise ConfigError("VESTNIK_PROCESSES: several processes on one port are not supported yet; start one.")
+    logs.setup(settings.log_level, settings.log_format, data=settings.data, access=settings.access_log)
+    _more_files()
+    sock = listen(settings)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, sock))
+
+
+async def _serve(settings: Settings, sock: socket.socket) -> int:
+    gateway = Gateway(settings)
+    await gateway.start()
+    port = sock.getsockname()[1]
+    gateway.asgi.state.origins = settings.allowed_origins(port)
+    config = uvicorn.Config(
+        gateway.asgi,
+        http=wire.edge(gateway.deadlines),
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=settings.access_log,
+        backlog=settings.backlog,
+        limit_concurrency=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        proxy_headers=False,
+    )
+    server = Server(config, gateway)
+    # What lives from here on lives long: collecting it again and again would stop the loop for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info(
+        "listening",
+        url=f"http://{host}:{port}",
+        store=settings.store.partition(":")[0],
+        bus=settings.bus.partition(":")[0],
+    )
+    try:
+        await server.serve([sock])
+    finally:
+        await gateway.stop()
+    log.info("stopped")
+    return 0
+
+
+def _loop_factory() -> Any:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _more_files() -> None:
+    """A session is an open file: take as many as the system grants."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

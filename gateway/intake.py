@@ -1,0 +1,254 @@
+"""Intake: from an agency's signed POST to the answer. Contract, section 2.
+
+The signature is checked before the body is parsed, everything is checked before anything is stored, and 202 is said
+only
+when the commit is on disk. Requests that come together are committed together (`Batcher`): one fsync for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from email.message import Message
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway import events, verify
+from gateway.batcher import Batcher
+from gateway.errors import Problem, StoreUnavailable
+from gateway.limits import Buckets
+from gateway.metrics import Counts
+from gateway.publisher import Publisher
+from gateway.rfc3339 import format_time
+from gateway.settings import Settings
+from gateway.store.base import Agency, Conflict, Draft, Original, Outcome, Receipt, Stale, Store, Stored
+
+BODY_DEADLINE_S = 30.0  # a request that comes slower is dropped: it holds up to 1 MiB
+MAX_WAITING = 20_000  # drafts that wait for a commit: about 20 MiB; more answers 503
+SLICE = 50  # events put into words before the loop gets its turn
+
+
+class Intake:
+    """The agencies' side of the gateway. One for a process."""
+
+    def __init__(
+        self, settings: Settings, store: Store, publisher: Publisher, counts: Counts, agencies: dict[str, Agency]
+    ):
+        self.settings, self.store, self.publisher, self.counts, self.agencies = (
+            settings,
+            store,
+            publisher,
+            counts,
+            agencies,
+        )
+        self.commits: Batcher[Draft, Outcome] = Batcher(
+            self._commit, max_items=settings.group_events, delay_s=settings.group_wait_s
+        )
+        self.quotas = Buckets(settings.agency_rate, settings.agency_burst)
+        self.waiting = 0
+
+    async def close(self) -> None:
+        """Let the commits under way finish."""
+        await self.commits.close()
+
+    async def _commit(self, drafts: list[Draft]) -> list[Outcome]:
+        """One group: commit, then publish at once, then let the senders be answered."""
+        begun = time.perf_counter()
+        try:
+            outcomes = await self.store.append(drafts, time.time())
+        except StoreUnavailable:
+            self.counts.append_failures += 1
+            raise
+        self.counts.append.observe(time.perf_counter() - begun)
+        self.counts.group.observe(len(drafts))
+        fresh = [outcome for outcome in outcomes if isinstance(outcome, Stored) and not outcome.duplicate]
+        if fresh:
+            self.publisher.put(fresh)
+        return outcomes
+
+    # POST /v1/agencies/<code>/events
+
+    async def post_events(self, request: Request) -> Response:
+        try:
+            response = await self._post_events(request)
+        except Problem as problem:
+            self.counts.requests[problem.status] += 1
+            self.counts.events[problem.word] += 1
+            raise
+        except StoreUnavailable:
+            self.counts.requests[503] += 1
+            raise
+        self.counts.requests[response.status_code] += 1
+        return response
+
+    async def _post_events(self, request: Request) -> Response:
+        body = await read_body(request)
+        begun = time.perf_counter()
+        agency, original = self._signed(request, body)
+        media = media_of(request)
+        parsed = events.parse(body, media, agency, original=original)
+        self._grant(agency.code, len(parsed))
+        drafts = [item.draft for item in parsed if not isinstance(item, Problem)]
+        outcomes = await self._append(drafts)
+        response = await self._answer(parsed, outcomes, single=media == "event")
+        self.counts.intake.observe(time.perf_counter() - begun)
+        return response
+
+    def _signed(self, request: Request, body: bytes) -> tuple[Agency, Original]:
+        """ "`<code>` alone selects the keys … and it is checked before the body is parsed"."""
+        now = time.time()
+        agency = self.agencies.get(request.path_params["code"])
+        key, signature, webhook_id, timestamp = verify.verify(
+            request.headers.raw, body, agency.keys if agency is not None else (), now
+        )
+        assert agency is not None
+        return agency, Original(agency.code, key.id, webhook_id, timestamp, signature, body, now)
+
+    def _grant(self, code: str, count: int) -> None:
+        wait = self.quotas.take(code, time.monotonic(), count)
+        if wait > 0:
+            detail = f"More than {self.settings.agency_rate:g} events a second. Nothing of this request was stored."
+            headers = {"Retry-After": str(max(1, round(wait + 0.5)))}
+            raise Problem(429, "quota", "Over the agency's quota", detail, headers=headers)
+
+    async def _append(self, drafts: list[Draft]) -> list[Outcome]:
+        if not drafts:
+            return []
+        if self.waiting + len(drafts) > MAX_WAITING:
+            raise StoreUnavailable("too many events wait for the disk")
+        self.waiting += len(drafts)
+        try:
+            # Shielded: a sender that hangs up does not take back what others wait for in the same commit.
+            return await asyncio.shield(self.commits.many(drafts))
+        finally:
+            self.waiting -= len(drafts)
+
+    async def _answer(
+        self, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, single: bool
+    ) -> Response:
+        results: list[dict[str, Any]] = []
+        left = iter(outcomes)
+        for index, item in enumerate(parsed):
+            problem = item if isinstance(item, Problem) else None
+            if not isinstance(item, Problem):
+                outcome = next(left)
+                if isinstance(outcome, Stored):
+                    self.counts.events["duplicate" if outcome.duplicate else "stored"] += 1
+                    results.append(_accepted(item.id, outcome))
+                else:
+                    problem = _rejected(item.id, outcome)
+            if problem is not None:
+                if single:
+                    raise problem
+                self.counts.events[problem.word] += 1
+                results.append(problem.document())
+            if index % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+        status = 202 if all(result["status"] == 202 for result in results) else 207
+        return Response(orjson.dumps({"results": results}), status, media_type="application/json")
+
+    # POST /v1/agencies/<code>/receipts
+
+    async def post_receipts(self, request: Request) -> Response:
+        """What became of the agency's personal events: for the account as a whole, nothing about devices."""
+        body = await read_body(request)
+        agency, _ = self._signed(request, body)
+        ids = receipt_ids(body)
+        source = events.source_of(agency.code)
+        receipts = await self.store.receipts([events.key_of(source, id) for id in ids])
+        found = [_receipt(id, receipt) for id, receipt in zip(ids, receipts, strict=True)]
+        return Response(orjson.dumps({"results": found}), media_type="application/json")
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, at most 1 MiB of it, in time. Raises Problem 413 or 408."""
+    limit = events.MAX_BODY_BYTES
+    too_large = Problem(413, "too-large", "Request too large", f"A request has at most {limit} bytes.")
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        detail = f"The body did not come within {BODY_DEADLINE_S:g} s."
+        raise Problem(408, "timeout", "Too slow", detail, headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise Problem(400, "malformed", "Incomplete request", "The connection ended before the body did.") from None
+    return bytes(body)
+
+
+def media_of(request: Request) -> events.Media:
+    """Structured or batched CloudEvents. Raises Problem 415."""
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    given = header.get_content_type() if "content-type" in request.headers else ""
+    media = events.MEDIA_TYPES.get(given)
+    charset = header.get_param("charset", "utf-8")
+    if media is not None and isinstance(charset, str) and charset.lower() in ("utf-8", "utf8"):
+        return media
+    wanted = " or ".join(events.MEDIA_TYPES)
+    detail = f"Send {wanted}, in UTF-8."
+    if any(name.startswith(b"ce-") for name, _ in request.headers.raw):
+        detail = f"Binary mode puts attributes into headers, which the signature does not cover. {detail}"
+    raise Problem(415, "media-type", "Unknown media type", detail)
+
+
+def receipt_ids(body: bytes) -> list[str]:
+    """The ids of `{"ids": […]}`, 1 to 100 of them. Raises Problem 400 or 422."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise Problem(400, "malformed", "Not JSON", "The body is not JSON.") from None
+    ids = document.get("ids") if isinstance(document, dict) else None
+    errors = []
+    if not isinstance(ids, list) or len(ids) > 100:
+        errors.append({"pointer": "/ids", "detail": "must be a list of up to 100 ids"})
+    else:
+        errors = [
+            {"pointer": f"/ids/{index}", "detail": "must be a string, not empty"}
+            for index, id in enumerate(ids)
+            if not isinstance(id, str) or not id
+        ]
+    if errors:
+        raise Problem(422, "invalid", "Invalid request", errors=errors)
+    assert isinstance(ids, list)
+    return ids
+
+
+def _accepted(id: str, outcome: Stored) -> dict[str, Any]:
+    return {
+        "status": 202,
+        "id": id,
+        "feed": outcome.feed,
+        "epoch": outcome.epoch,
+        "offset": outcome.offset,
+        "duplicate": outcome.duplicate,
+    }
+
+
+def _rejected(id: str, outcome: Conflict | Stale) -> Problem:
+    if isinstance(outcome, Conflict):
+        return Problem(
+            409, "conflict", "Other content", "An event with this id and other content is stored.", extra={"id": id}
+        )
+    detail = f"A higher sequence of this thing is stored: {outcome.highest}."
+    return Problem(409, "stale", "Out of date", detail, extra={"id": id})
+
+
+def _receipt(id: str, receipt: Receipt | None) -> dict[str, Any]:
+    """An unknown id, and one of a public notice, are the same to the sender: there is no receipt."""
+    if receipt is None:
+        return {"id": id, "status": "unknown"}
+    times = {"delivered": receipt.delivered, "seen": receipt.seen}
+    return {"id": id, "status": receipt.status} | {
+        name: format_time(at) for name, at in times.items() if at is not None
+    }
