@@ -110,7 +110,7 @@ class Accounts:
 
     async def _csv(self, query: Query) -> AsyncIterator[bytes]:
         """All matching events, or as many as `limit` says, a page at a time."""
-        yield b"\xef\xbb\xbf" + csv_lines([CSV_COLUMNS])  # spreadsheets take UTF-8 for what it is only with this mark
+        yield csv_lines([CSV_COLUMNS])
         left, after, before = query.limit, query.after, query.before
         while left is None or left > 0:
             part = Query(query.feed, after, before, None, query.filter)

@@ -21,9 +21,11 @@ import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import logs, problems, spec, wire
 from gateway.accounts import Accounts
@@ -92,7 +94,8 @@ class Gateway:
             HTTPException: problems.on_http,
             Exception: problems.on_fault,
         }
-        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        bound = [Middleware(Bound, limit=self.settings.max_requests, retry_s=self.settings.busy_retry_s)]
+        app = Starlette(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
         app.state.gate = self.gate
         app.state.origins = self.settings.allowed_origins()
         return app
@@ -182,6 +185,27 @@ class Gateway:
 
     async def show_metrics(self, request: Request) -> Response:
         return Response(self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+class Bound:
+    """ASGI middleware: at most `limit` HTTP requests in work at once; the next is answered 503 without being read."""
+
+    def __init__(self, app: ASGIApp, limit: int, retry_s: int):
+        self.app, self.limit, self.retry_s = app, limit, retry_s
+        self.working = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if self.working >= self.limit:
+            busy = wire.busy("This node has as many requests in work as it takes.", self.retry_s)
+            return await problems.problem_response(busy)(scope, receive, send)
+        self.working += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.working -= 1
+        return None
 
 
 def create_app(settings: Settings) -> Starlette:
