@@ -8,12 +8,13 @@ later each time.
 import asyncio
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gateway.bus import Message, open_bus
 from gateway.errors import ConfigError, VestnikError
 from gateway.logs import get_logger
 from gateway.metrics import Counts
+from gateway.protocol.backoff import full_jitter
 from gateway.settings import Settings
 from gateway.store import open_store
 from workers.roles import ROLES, Role, make
@@ -23,16 +24,9 @@ log = get_logger("worker")
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 60.0
 
-Uniform = Callable[[float, float], float]
-_uniform = random.SystemRandom().uniform
+JITTER = 0.25  # of the interval, both ways: many processes do not work in step
 
-
-def pause_s(every_s: float, failures: int, uniform: Uniform) -> float:
-    """How long to rest after a step. Jitter keeps many processes from working in step; after failures the ceiling
-    doubles."""
-    if not failures:
-        return every_s * uniform(0.75, 1.25)
-    return uniform(0.0, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures, 16)))
+_random = random.SystemRandom()
 
 
 async def run(roles: Sequence[Role], stop: asyncio.Event) -> None:
@@ -43,21 +37,22 @@ async def run(roles: Sequence[Role], stop: asyncio.Event) -> None:
             group.create_task(keep(role, stop), name=f"worker {role.name}")
 
 
-async def keep(role: Role, stop: asyncio.Event, uniform: Uniform = _uniform) -> None:
+async def keep(role: Role, stop: asyncio.Event, rng: random.Random = _random) -> None:
     """Step after step of one role until `stop` is set."""
-    failures = 0
+    failures, delays = 0, full_jitter(rng, FIRST_RETRY_S, LONGEST_RETRY_S)
     while not stop.is_set():
-        more = False
         try:
             more = await role.step()
+            pause_s = 0.0 if more else role.every_s * rng.uniform(1 - JITTER, 1 + JITTER)
             if failures:
                 log.info("role_recovered", role=role.name, failures=failures)
-            failures = 0
+                failures, delays = 0, full_jitter(rng, FIRST_RETRY_S, LONGEST_RETRY_S)
         except Exception as error:
             failures += 1
+            pause_s = next(delays)
             told = isinstance(error, VestnikError)  # ours and passing: its sentence says everything
             log.warning("role_failed", role=role.name, failures=failures, error=str(error), exc_info=not told)
-        await _rest(stop, 0.0 if more else pause_s(role.every_s, failures, uniform))
+        await _rest(stop, pause_s)
 
 
 async def _rest(stop: asyncio.Event, seconds: float) -> None:
@@ -106,7 +101,7 @@ def main(settings: Settings, names: Sequence[str] = ()) -> int:
 async def _main(settings: Settings, names: Sequence[str]) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
-    store, bus, counts = open_store(settings.store), open_bus(settings.bus), Counts()
+    store, bus, counts = open_store(settings.store, settings.data), open_bus(settings.bus), Counts()
     roles = make(names, settings, store, bus, counts)
     await store.open()
     try:

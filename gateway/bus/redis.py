@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gateway.bus import resp, wire
@@ -23,6 +23,7 @@ from gateway.bus.base import Listener, Message
 from gateway.bus.channels import Channels
 from gateway.errors import BusUnavailable
 from gateway.logs import get_logger
+from gateway.protocol.backoff import full_jitter
 
 log = get_logger("bus")
 
@@ -38,12 +39,6 @@ STALL_GRACE_S = 0.05  # after a stall of our own loop the timer fires first and 
 _random = random.SystemRandom()
 
 
-def backoff_s(failures: int, cap_s: float, uniform: Callable[[float, float], float]) -> float:
-    """Full jitter: anything up to the cap, which doubles with each failure; all gateways lose a server at the same
-    moment."""
-    return uniform(0.0, min(cap_s, BACKOFF_BASE_S * 2.0 ** min(failures, 16)))
-
-
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -57,7 +52,8 @@ class Sender:
         self._address, self._name, self._timeout_s, self._cap_s = address, name, timeout_s, cap_s
         self._connection: resp.Connection | None = None
         self._connecting = asyncio.Lock()
-        self._failures = 0
+        self._attempts = 0
+        self._delays = full_jitter(_random, BACKOFF_BASE_S, cap_s)
         self._not_before = 0.0
         self._why = ""
         self._closed = False
@@ -81,27 +77,27 @@ class Sender:
             await self._connection.closed
 
     async def _live(self) -> resp.Connection:
-        failures = self._failures
+        attempts = self._attempts
         async with self._connecting:
             if self._connection is not None and not self._connection.closed.done():
                 return self._connection
             if self._closed:
                 raise BusUnavailable("the bus is closed")
             # Who queued behind a failed attempt shares its outcome, or waiting would add up.
-            if self._failures > failures or asyncio.get_running_loop().time() < self._not_before:
+            if self._attempts > attempts or asyncio.get_running_loop().time() < self._not_before:
                 raise BusUnavailable(self._why)
+            self._attempts += 1
             try:
                 self._connection = await resp.connect(self._address, self._name, timeout_s=self._timeout_s)
             except BusUnavailable as error:
                 self._failed(str(error))
                 raise
-            self._failures = 0
+            self._delays = full_jitter(_random, BACKOFF_BASE_S, self._cap_s)
             return self._connection
 
     def _failed(self, why: str) -> None:
         self._why = why
-        self._not_before = asyncio.get_running_loop().time() + backoff_s(self._failures, self._cap_s, _random.uniform)
-        self._failures += 1
+        self._not_before = asyncio.get_running_loop().time() + next(self._delays)
 
 
 class RedisBus:
@@ -277,7 +273,7 @@ class RedisBus:
     # Staying alive
 
     async def _supervise(self) -> None:
-        failures = 0
+        delays, said = full_jitter(_random, BACKOFF_BASE_S, self._cap_s), False
         while True:
             self._proved_until = 0.0
             try:
@@ -290,11 +286,13 @@ class RedisBus:
             finally:
                 proved, was_live = self._proved_until > 0.0, self._subscriber is not None
                 await self._detach()
-            failures = 0 if proved else failures + 1
-            if proved or failures == 1:
+            if proved:
+                delays = full_jitter(_random, BACKOFF_BASE_S, self._cap_s)
+            if proved or not said:
                 log.warning("bus_down", error=why)
+                said = True  # an outage is one line
             self._lost(why, was_live)
-            await asyncio.sleep(backoff_s(failures, self._cap_s, _random.uniform))
+            await asyncio.sleep(next(delays))
 
     async def _live(self) -> None:
         """One life of the subscribed connection. Ends by raising BusUnavailable."""

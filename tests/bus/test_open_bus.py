@@ -4,7 +4,7 @@ import pytest
 
 from gateway.bus import open_bus
 from gateway.bus.memory import MemoryBus
-from gateway.bus.redis import RedisBus, backoff_s
+from gateway.bus.redis import RedisBus
 from gateway.bus.resp import parse
 from gateway.errors import ConfigError
 
@@ -57,9 +57,3 @@ def test_tls_is_checked_unless_told_otherwise() -> None:
     assert strict.verify_mode is ssl.CERT_REQUIRED
     assert strict.check_hostname
     assert lax.verify_mode is ssl.CERT_NONE
-
-
-def test_backoff_is_full_jitter_under_a_cap() -> None:
-    longest = [backoff_s(failures, 2.0, lambda low, high: high) for failures in range(7)]
-    assert longest == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    assert backoff_s(1_000, 2.0, lambda low, high: low) == 0.0

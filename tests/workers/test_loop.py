@@ -1,17 +1,18 @@
 import asyncio
-from collections.abc import Callable
+import random
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import BusUnavailable, ConfigError
 from gateway.settings import load
-from workers.loop import LONGEST_RETRY_S, keep, main, pause_s, run
+from workers.loop import keep, main, run
 from workers.roles import ROLES
 
 
-def shortest(low: float, high: float) -> float:
-    return 0.0
+class Shortest(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return 0.0
 
 
 class Steps:
@@ -38,7 +39,7 @@ async def test_failures_end_no_role() -> None:
     stop = asyncio.Event()
     role = Steps(stop, True, BusUnavailable("away"), RuntimeError("a bug"), KeyError("x"), False, True)
     async with asyncio.timeout(5):
-        await keep(role, stop, shortest)
+        await keep(role, stop, Shortest())
     assert role.done == 6
 
 
@@ -74,15 +75,6 @@ async def test_stop_cuts_a_rest_short() -> None:
 
     async with asyncio.timeout(5):
         await run([Lazy()], stop)
-
-
-def test_pauses() -> None:
-    ceiling: Callable[[float, float], float] = lambda low, high: high  # noqa: E731
-    assert pause_s(8.0, 0, ceiling) == 10.0
-    assert pause_s(8.0, 0, lambda low, high: low) == 6.0
-    assert [pause_s(8.0, failures, ceiling) for failures in (1, 2, 3)] == [1.0, 2.0, 4.0]
-    assert pause_s(8.0, 10_000, ceiling) == LONGEST_RETRY_S
-    assert pause_s(8.0, 3, lambda low, high: low) == 0.0
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:

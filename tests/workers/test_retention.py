@@ -1,0 +1,25 @@
+import pytest
+
+from gateway.metrics import Counts
+from gateway.store.base import Range
+from gateway.store.memory import MemoryStore
+from tests.workers.test_relay import NOW, append
+from workers import retention
+from workers.retention import Retention
+
+
+async def test_deletes_from_the_old_end_in_chunks_until_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "CHUNK", 10)
+    store, counts = MemoryStore(), Counts()
+    await store.open()
+    await append(store, 0, 25, NOW)
+    await append(store, 25, 30, NOW + 100)
+    role = Retention(store, counts, keep_s=50, breath_s=0, clock=lambda: NOW + 100)
+    steps = 1
+    while await role.step():
+        steps += 1
+        assert steps < 10
+    (page,) = await store.read([Range("account:a", 0)])
+    assert (page.oldest, page.head, counts.retained) == (26, 30, 25)
+    assert [row.offset for row in page.rows] == [26, 27, 28, 29, 30]
+    assert not await role.step()
