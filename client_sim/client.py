@@ -6,8 +6,8 @@
 
 What it promises to its user: whatever is committed to the followed feeds reaches `Keeper.keep` once and in order, over
 lost connections, restarts of either side and restored stores; or `Keeper.replace` gets a snapshot instead. The parts,
-from the inside out: `Feed` decides about events, `advice` and `pause` about reconnects, without a socket or a clock;
-a `_Session` is one connection; a `Client` is the life of the device.
+from the inside out: `Feed` decides about events and `advice` about reconnects, without a socket or a clock; a
+`_Session` is one connection; a `Client` is the life of the device.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from gateway.protocol import codes
+from gateway.protocol.backoff import full_jitter
 from gateway.protocol.codec import by_subprotocol
 from gateway.protocol.frames import TEXT
 
@@ -171,19 +174,12 @@ class Feed:
 def advice(code: int | None) -> Literal["stop", "token", "once", "again"]:
     """What a close code asks for: "the range says what to do". None is no code, or no connection at all."""
     match code:
-        case 4401:
+        case codes.UNAUTHENTICATED:
             return "token"
-        case 4400:
+        case codes.BAD_MESSAGE:
             return "once"
-        case int() if 4400 <= code < 4500:
-            return "stop"
         case _:
-            return "again"
-
-
-def pause(attempt: int, most: float, rng: random.Random) -> float:
-    """Seconds to wait before reconnecting for the `attempt`-th time (from 0): full jitter, 1 s doubling to `most`."""
-    return rng.uniform(0, min(most, 2.0 ** min(attempt, 16)))
+            return "again" if codes.reconnect(code) else "stop"
 
 
 # The life of a device
@@ -244,7 +240,8 @@ class Client:
 
     async def run(self) -> None:
         """Stay connected until cancelled; cancelling sends the acks that are owed and closes. Raises Stopped."""
-        attempt = refused = bad = 0
+        refused = bad = 0
+        pauses = full_jitter(self.rng, cap=self.backoff_s)
         loop = asyncio.get_running_loop()
         token = await self.token()
         async with httpx.AsyncClient(base_url=self.address, timeout=20, trust_env=False) as http:
@@ -253,7 +250,7 @@ class Client:
                 session = _Session(self, http, token)
                 ended = await session.run()
                 if loop.time() - began >= HEALTHY_S:
-                    attempt = bad = 0
+                    bad, pauses = 0, full_jitter(self.rng, cap=self.backoff_s)
                 if session.welcomed:
                     refused, token = 0, session.token
                 match advice(ended.code):
@@ -261,16 +258,16 @@ class Client:
                         refused += 1
                         old, token = token, await self.token()
                         if refused > 2 or token == old:
-                            raise Stopped(4401, ended.reason)
+                            raise Stopped(codes.UNAUTHENTICATED, ended.reason)
                         wait = 0.0
                     case "once" if not bad:
                         bad, wait = 1, BAD_MESSAGE_S
                     case "again":
                         # "`Retry-After` and `drain` outrank it."
-                        wait = pause(attempt, self.backoff_s, self.rng) if ended.wait_s is None else ended.wait_s
-                        attempt += 1
+                        pause = min(next(pauses), self.backoff_s)
+                        wait = pause if ended.wait_s is None else ended.wait_s
                     case _:
-                        raise Stopped(ended.code or 4400, ended.reason)
+                        raise Stopped(ended.code or codes.BAD_MESSAGE, ended.reason)
                 self.observe("lost", {"t": "lost", "code": ended.code, "reason": ended.reason, "wait": wait})
                 await asyncio.sleep(wait)
 
@@ -279,7 +276,10 @@ class Client:
         `observe`. Raises NotConnected."""
         if self._session is None or not self._session.welcomed:
             raise NotConnected
-        await self._session.send(t, **fields)
+        try:
+            await self._session.send(t, **fields)
+        except ConnectionClosed:
+            raise NotConnected from None
 
     async def subscribe(self, feed: str) -> None:
         """Follow an agency feed, in this and all later sessions. Raises NotConnected."""
@@ -421,14 +421,14 @@ class _Session:
         self._spawn(self._load_account if feed.name.startswith("account:") else self._load_agency, feed)
 
     async def _load_account(self, feed: Feed) -> None:
-        for attempt in range(10):
-            await asyncio.sleep(pause(attempt, 5, self.client.rng) if attempt else 0)
+        for wait in islice(full_jitter(self.client.rng, cap=5), 10):
             answer = await self._get("/v1/snapshot")
             position = Position(**answer["positions"][feed.name])
             # "it covers at least that offset, else fetch again"
             if position.epoch == feed.epoch and position.offset >= feed.start:
                 self.client.keeper.replace(feed.name, position, answer)
                 return self._keep(feed, feed.loaded(position.offset))
+            await asyncio.sleep(wait)
         raise ValueError(f"no snapshot that covers offset {feed.start}")
 
     async def _load_agency(self, feed: Feed) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,7 +26,6 @@ from client_sim.client import (
     Position,
     Stopped,
     advice,
-    pause,
 )
 from gateway.protocol.codec import by_subprotocol
 
@@ -103,14 +103,6 @@ def test_events_or_an_owed_ack_between_beats_are_no_loss():
 )
 def test_the_range_of_a_close_code_says_what_to_do(code, what):
     assert advice(code) == what
-
-
-def test_pauses_double_with_full_jitter_up_to_the_most():
-    rng = random.Random(1)
-    tops = [max(pause(attempt, 60, rng) for _ in range(500)) for attempt in range(10)]
-    for top, ceiling in zip(tops, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60], strict=True):
-        assert 0.9 * ceiling < top <= ceiling
-    assert min(pause(9, 60, rng) for _ in range(500)) < 6
 
 
 def test_a_notebook_survives_a_restart(tmp_path: Path):
@@ -268,7 +260,7 @@ async def play(*script: Callable[[Peer], Awaitable[None]], rig: Rig | None = Non
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ACK_AFTER_S", 0.01)
-    monkeypatch.setattr(module, "pause", lambda attempt, most, rng: 0.0)
+    monkeypatch.setattr(module, "full_jitter", lambda rng, cap: itertools.repeat(0.0))
 
 
 @pytest.mark.parametrize("subprotocol", by_subprotocol)
@@ -525,7 +517,7 @@ async def test_a_drain_moves_it_on_within_the_announced_time():
 
 
 async def test_retry_after_outranks_the_backoff(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "pause", lambda attempt, most, rng: 3600.0)
+    monkeypatch.setattr(module, "full_jitter", lambda rng, cap: itertools.repeat(3600.0))
     rig = Rig([])
     rig.refusals = [(503, {"Retry-After": "0"})]
 
