@@ -1,7 +1,7 @@
 """`make run`: a gateway with the embedded store and bus, sample agencies that keep publishing, and a phone that prints.
 
 Everything that is kept lies in one directory, so that a second start goes on where the first one ended. The gateway is
-a process of its own, started as an operator would start it; its log goes to a file, so that the terminal is the phone's.
+a process of its own, started as an operator would start it; its log goes to a file: the terminal is the phone's.
 Ctrl-C ends the agencies first, then the phone, then the gateway, and leaves nothing behind.
 """
 
@@ -249,10 +249,8 @@ class Demo:
         say(f"\n[bold]Connect from a browser:[/] open {self.address}/health/live and paste this into its console:\n")
         _paste(self.console, _SNIPPET % {"address": self.address.replace("http", "ws", 1), "token": token})
         names = ", ".join(agency.name for agency in BY_CODE.values())
-        say(
-            f"\n[bold]Below:[/] the phone of {WATCHED}. {names} publish for {', '.join(ACCOUNTS)}. At the right: the offset,"
-        )
-        say("the time since the agency made the event, and the time since the gateway committed it.\n")
+        say(f"\n[bold]Below:[/] the phone of {WATCHED}. {names} publish for {', '.join(ACCOUNTS)}.")
+        say("At the right: the offset, the time since the agency made the event, and since the gateway committed it.\n")
 
 
 _SNIPPET = """\
