@@ -169,7 +169,7 @@ def _repair(item: Any) -> tuple[Any, bytes, list[dict[str, str]]]:
 def _check_allowed(event: dict[str, Any], kind: EventType | None, source: str, agency: Agency) -> None:
     """403: the event is another's, or of a type that this agency may not send."""
     theirs = event.get("source")
-    if isinstance(theirs, str) and theirs != source:
+    if isinstance(theirs, str) and theirs not in ("", source):
         raise _forbidden("/source", f"the source of this agency is {source}")
     if kind is None:
         return
@@ -194,7 +194,7 @@ def _attribute_faults(event: dict[str, Any], kind: EventType | None) -> list[dic
         if event.get(name) is None:
             errors.append(_fault(f"/{name}", "is required"))
     if kind is None:
-        if isinstance(event.get("type"), str):
+        if event.get("type") and isinstance(event["type"], str):
             errors.append(_fault("/type", "is not a registered type"))
     elif kind.audience == "personal":
         if event.get("account") is None:

@@ -62,8 +62,8 @@ class Snapshot:
     def document(self, positions: Mapping[str, tuple[str, int]], seen: set[int], now: float) -> dict[str, Any]:
         """The body of the answer.
 
-        `positions` are (epoch, offset) for each feed, the account's own at the last row added or after it; `seen` are the
-        offsets that the person was shown; `now` in Unix seconds decides which notices have expired.
+        `positions` are (epoch, offset) by feed, the account's own never above the last row added: a device drops what
+        lies at or below it. `seen` are the offsets that the person was shown; `now` (Unix seconds) ends notices.
         """
         applications, records, notices = [], [], []
         for thing, entry in self._current():
