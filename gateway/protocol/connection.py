@@ -50,7 +50,7 @@ _OPEN: Final[Mapping[Event, State]] = {
     _E.LOST: _S.CLOSED,
 }
 
-# A deadline that the device missed (hello, ack, write, silence) is no move by itself: the answer, 4508, is a CLOSE_SENT.
+# A deadline that the device missed (hello, ack, write, silence) is no move by itself: our answer, 4508, is CLOSE_SENT.
 TABLE: Final[Mapping[State, Mapping[Event, State]]] = {
     _S.OPENING: {
         _E.ACCEPTED: _S.HELLO,
