@@ -27,13 +27,23 @@ from client_sim.client import (
     Stopped,
     advice,
 )
+from gateway.protocol import schema
 from gateway.protocol.codec import by_subprotocol
 
 ACCOUNT = "account:anna"
 
 
 def event(n: int, source: str = "/agencies/mvd") -> dict[str, Any]:
-    return {"id": f"e{n}", "source": source, "type": "gov.notice.sent"}
+    return {
+        "specversion": "1.0",
+        "id": f"e{n}",
+        "source": source,
+        "type": "gov.notice.sent",
+        "time": "2026-03-01T09:00:00Z",
+        "account": "anna",
+        "data": {"title": "Title", "text": "Text"},
+        "recordedtime": "2026-03-01T09:00:00.250Z",
+    }
 
 
 # Decisions
@@ -128,17 +138,24 @@ class Peer:
         self.codec = by_subprotocol[connection.subprotocol]
 
     async def send(self, t: str, **fields: Any) -> None:
+        if t != "something-new":
+            schema.check("gateway", {"t": t, **fields})
         await self.connection.send(self.codec.encode({"t": t, **fields}), text=self.codec.opcode == 1)
 
     async def receive(self) -> Message:
         async with asyncio.timeout(5):
-            return self.codec.read(await self.connection.recv(decode=False))
+            message = self.codec.decode(await self.connection.recv(decode=False))
+        schema.check("device", message)
+        return message
 
     async def welcome(self, start: int = 0, head: int = 0, new: bool = False, feed: str = ACCOUNT) -> Message:
         """Take the hello, welcome it to one feed; the hello."""
         hello = await self.receive()
         feeds = [{"feed": feed, "epoch": "e1", "head": head, "from": start}]
-        await self.send("welcome", session="s", account="anna", new=new, limits={"backoff": 60}, feeds=feeds)
+        limits = {"feeds": 32, "message": 16384, "rate": 120, "backoff": 60}
+        times = {"time": "2026-03-01T09:00:00Z", "expires": "2026-03-01T10:00:00Z"}
+        about = {"session": "s1", "account": "anna", "new": new, "window": 256}
+        await self.send("welcome", **about, **times, limits=limits, feeds=feeds)
         return hello
 
     async def events(self, *offsets: int, feed: str = ACCOUNT) -> None:
