@@ -41,7 +41,7 @@ def check(direction: Direction, message: Mapping[str, Any]) -> None:
         raise Mismatch(f"{direction}: not a map: {message!r}")
     if direction == "gateway" and next(iter(message)) != "t":
         raise Mismatch(f"{direction}: `t` is not first: {message!r}")
-    name = names(direction).get(message.get("t", ""))
+    name = names(direction).get(str(message.get("t")))
     if name is None:
         raise Mismatch(f"{direction}: no message is called {message.get('t')!r}")
     errors = _validator(name).iter_errors(message)
