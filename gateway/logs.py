@@ -107,7 +107,8 @@ def setup(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("vestnik").setLevel(level.upper())
+    for name in ("vestnik", "gateway", "workers"):
+        logging.getLogger(name).setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logger = logging.getLogger(name)
         logger.handlers[:] = []
@@ -123,7 +124,7 @@ def setup(
 
 
 def _part(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    event["logger"] = str(event.get("logger", "")).removeprefix("vestnik.")
+    event["logger"] = str(event.get("logger", "")).removeprefix("vestnik.").removeprefix("gateway.")
     return event
 
 
