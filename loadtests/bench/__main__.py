@@ -1,0 +1,157 @@
+"""Runs the cases and prints the table. Exit code 1 when a bound is broken, 2 when a case could not be measured."""
+
+import asyncio
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.bench.cases import CASES, FULL, QUICK, Row, Scale
+from loadtests.bench.phones import Broken
+from loadtests.bench.processes import Failed
+
+err = Console(stderr=True)
+CASE_TIMEOUT_S = 120.0
+
+
+@click.command()
+@click.option(
+    "--quick", is_flag=True, help="Fewer sockets and repeats; under a minute. Bounds are those of the full run."
+)
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Where the results go.")
+@click.argument("names", metavar="[CASE]…", nargs=-1, type=click.Choice(list(CASES)))
+def main(quick: bool, path: Path | None, names: Sequence[str]) -> None:
+    """Measure the gateway against its bounds: all cases, or the named ones."""
+    path = path or Path("bench-results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    about = machine()
+    err.print(
+        f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, commit {about['commit']}", style="dim"
+    )
+    begun = time.monotonic()
+    results, failures = uvloop.run(measure(names or list(CASES), QUICK if quick else FULL))
+    seconds = time.monotonic() - begun
+    Console().print(table(results))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document(about, quick, seconds, results, failures), indent=2, ensure_ascii=False) + "\n")
+    err.print(f"{seconds:.0f} s; {path}", style="dim")
+    for name, why in failures.items():
+        err.print(f"{name} could not be measured: {why}", style="bold red", markup=False)
+    sys.exit(2 if failures else any(row.ok is False for rows in results.values() for row in rows))
+
+
+async def measure(names: Sequence[str], scale: Scale) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """Rows of each case, and why others have none."""
+    results: dict[str, list[Row]] = {}
+    failures: dict[str, str] = {}
+    gc.disable()  # a pause of ours would be measured as one of the gateway
+    for number, name in enumerate(names, 1):
+        begun = time.monotonic()
+        with err.status(f"{number}/{len(names)} {name}") as status:
+
+            def say(text: str, at: int = number, name: str = name) -> None:
+                line = f"{at}/{len(names)} {name}: {text}"
+                status.update(line) if err.is_terminal else err.print(line)
+
+            try:
+                async with asyncio.timeout(CASE_TIMEOUT_S):
+                    results[name] = await CASES[name](scale, say)
+            except (Broken, Failed, OSError, TimeoutError) as error:
+                failures[name] = str(error) or type(error).__name__
+        gc.collect()
+        err.print(f"{number}/{len(names)} {name}: {time.monotonic() - begun:.0f} s", style="dim")
+    return results, failures
+
+
+def table(results: dict[str, list[Row]]) -> Table:
+    """One line a row, a blank between cases."""
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (
+        ("what", "left"),
+        ("measured", "right"),
+        ("bound", "right"),
+        ("reference", "right"),
+        ("", "left"),
+    ):
+        view.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for rows in results.values():
+        for row in rows:
+            bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound:g}"
+            verdict = {None: "", True: "[green]holds[/]", False: "[bold red]broken[/]"}[row.ok]
+            view.add_row(row.what, f"{number(row.value)} {row.unit}", bound, row.reference, verdict)
+        view.add_section()
+    return view
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def document(
+    about: dict[str, Any], quick: bool, seconds: float, results: dict[str, list[Row]], failures: dict[str, str]
+) -> dict[str, Any]:
+    rows = [
+        {
+            "case": name,
+            "what": row.what,
+            "value": round(row.value, 4),
+            "unit": row.unit,
+            "bound": row.bound,
+            "at_least": row.at_least,
+            "ok": row.ok,
+            "reference": row.reference,
+            **row.detail,
+        }
+        for name, rows in results.items()
+        for row in rows
+    ]
+    return {**about, "quick": quick, "seconds": round(seconds, 1), "rows": rows, "failures": failures}
+
+
+def machine() -> dict[str, Any]:
+    """What a number means nothing without."""
+    cpu = next(
+        (
+            line.partition(": ")[2]
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "commit": commit(),
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The short hash, with a plus when files differ from it; `unknown` outside a checkout."""
+    try:
+        name, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + ("+" if changed else "")
+
+
+if __name__ == "__main__":
+    main()

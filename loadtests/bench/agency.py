@@ -1,0 +1,121 @@
+"""An agency that signs by itself and posts over plain keep-alive connections."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import orjson
+
+from loadtests.bench.processes import Failed
+
+TIME = "2026-11-22T14:00:00Z"
+
+
+class Http:
+    """One connection, one request at a time."""
+
+    def __init__(self, port: int):
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> bytes:
+        """The body of a 200 or 202; anything else raises Failed."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(answer.partition("content-length:")[2].partition("\r\n")[0])
+        content = await reader.readexactly(length)
+        if answer[9:12] not in ("200", "202"):
+            raise Failed(f"{method} {path} was answered {answer[9:12]}: {content[:300].decode(errors='replace')}")
+        return content
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class Agency:
+    """Posts events of one agency over `connections` connections; each post takes the next free one."""
+
+    def __init__(self, port: int, code: str, secret: str, connections: int = 16):
+        self.code = code
+        self._key = base64.b64decode(secret.removeprefix("whsec_"))
+        self._numbers = itertools.count(1)
+        self._idle: asyncio.Queue[Http] = asyncio.Queue()
+        for _ in range(connections):
+            self._idle.put_nowait(Http(port))
+
+    def public(self, text: str) -> dict[str, Any]:
+        """A notice to all who follow the agency."""
+        return self._event("gov.notice.published", {"title": "Тест", "text": text})
+
+    def personal(self, account: str) -> dict[str, Any]:
+        """A change of an application's status; about 300 bytes."""
+        number = f"2026-{next(self._numbers):08d}"
+        data = {"application": number, "service": "passport", "status": "processing", "title": "Заявление принято"}
+        return self._event("gov.status.changed", data) | {"account": account, "subject": f"application/{number}"}
+
+    def _event(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "specversion": "1.0",
+            "id": f"e{next(self._numbers):08d}",
+            "source": f"/agencies/{self.code}",
+            "type": kind,
+            "time": TIME,
+            "data": data,
+        }
+
+    async def post(self, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Results of the events, all of them stored."""
+        single = len(events) == 1
+        body = orjson.dumps(events[0] if single else events)
+        kind = "application/cloudevents+json" if single else "application/cloudevents-batch+json"
+        results: list[dict[str, Any]] = (await self._signed("events", kind, body))["results"]
+        return results
+
+    async def receipts(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        answer = await self._signed("receipts", "application/json", orjson.dumps({"ids": ids}))
+        return next(value for value in answer.values() if isinstance(value, list))
+
+    async def _signed(self, what: str, kind: str, body: bytes) -> dict[str, Any]:
+        name, now = f"msg_{next(self._numbers)}", str(int(time.time()))
+        digest = hmac.digest(self._key, f"{name}.{now}.".encode() + body, hashlib.sha256)
+        headers = {
+            "Content-Type": kind,
+            "webhook-id": name,
+            "webhook-timestamp": now,
+            "webhook-signature": "v1," + base64.b64encode(digest).decode(),
+        }
+        connection = await self._idle.get()
+        try:
+            answer: dict[str, Any] = orjson.loads(
+                await connection.request("POST", f"/v1/agencies/{self.code}/{what}", headers, body)
+            )
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._idle.put_nowait(connection)
+        return answer
+
+    def close(self) -> None:
+        while not self._idle.empty():
+            self._idle.get_nowait().close()

@@ -1,0 +1,161 @@
+"""Servers as processes, and what the kernel says about them."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+BIN = Path(sys.executable).parent
+
+
+class Failed(Exception):
+    """A process did not do what the benchmark needs."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far, all its threads, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise Failed("/proc/<pid>/smaps_rollup has no Rss")
+
+
+def _environ() -> dict[str, str]:
+    """Ours without settings: what is measured are the defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("VESTNIK_")}
+
+
+class Server:
+    """A server process on a free port, with its own empty directory; gone at the end of the `with` block."""
+
+    def __init__(self, name: str, command: Sequence[str]):
+        self.name = name
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="vestnik-bench-"))
+        self._log = (self.directory / "log").open("wb")
+        text = {"{port}": str(self.port), "{dir}": str(self.directory)}
+        self._process = subprocess.Popen(  # noqa: S603 - our own commands
+            [text.get(word, word) for word in command],
+            cwd=self.directory,  # no `.env` of ours
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=_environ(),
+        )
+        self.pid = self._process.pid
+
+    async def started(self, patience_s: float = 20.0) -> None:
+        """Returns when the port accepts connections."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    raise Failed(f"{self.name} did not start: {self.tail()}") from None
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+    def tail(self) -> str:
+        """The end of what it logged."""
+        self._log.flush()
+        return (self.directory / "log").read_text(errors="replace")[-2000:]
+
+    @property
+    def cpu_s(self) -> float:
+        return cpu_s(self.pid)
+
+    @property
+    def rss_bytes(self) -> int:
+        return rss_bytes(self.pid)
+
+    async def calm(self, patience_s: float = 5.0) -> None:
+        """Wait until it has nothing left to do: two tenths of a second with at most one tick of CPU."""
+        end = time.monotonic() + patience_s
+        while time.monotonic() < end:
+            before = self.cpu_s
+            await asyncio.sleep(0.2)
+            if self.cpu_s - before <= TICK_S:
+                return
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.started()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+        self._log.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def reference(kind: str) -> Server:
+    """One of `loadtests.bench.references`."""
+    return Server(kind, [sys.executable, "-m", "loadtests.bench.references", kind, "{port}"])
+
+
+class Gateway(Server):
+    """`vestnik serve` with its defaults on a fresh directory, and the commands that go with it."""
+
+    def __init__(self) -> None:
+        command = [str(BIN / "vestnik"), "serve", "--host", "127.0.0.1", "--port", "{port}", "--data", "{dir}"]
+        super().__init__("the gateway", command)
+        self._minted = 0
+
+    async def command(self, *words: str) -> str:
+        """Run a `vestnik` command on the same data; what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            str(BIN / "vestnik"),
+            *words,
+            cwd=self.directory,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environ() | {"VESTNIK_DATA": str(self.directory)},
+        )
+        out, err = await process.communicate()
+        if process.returncode:
+            raise Failed(f"`vestnik {words[0]}` ended with {process.returncode}: {err.decode()[-500:]}")
+        return out.decode()
+
+    async def tokens(self, accounts: Sequence[str]) -> list[str]:
+        """A new token for each, unlike any before: a gateway that remembers tokens must verify these."""
+        self._minted += 1
+        lines = (await self.command("token", "--ttl", str(3600 + self._minted), *accounts)).split()
+        if len(lines) != len(accounts):
+            raise Failed(f"`vestnik token` printed {len(lines)} tokens for {len(accounts)} accounts")
+        return lines
+
+    async def agency(self, code: str) -> str:
+        """A new agency's secret, `whsec_…`."""
+        return (await self.command("agency", "add", code)).strip()
