@@ -74,6 +74,7 @@ class Demo:
             loop.add_signal_handler(number, stop.set)
         self._check_port()
         self.data.mkdir(parents=True, exist_ok=True)
+        self._say_step("starting the gateway")
         async with self._gateway() as gateway, httpx.AsyncClient(timeout=10, trust_env=False) as http:
             stopping = asyncio.create_task(stop.wait())
             ready = asyncio.create_task(self._ready(http, gateway))
@@ -94,7 +95,7 @@ class Demo:
                 done, _ = await asyncio.wait(work, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 if done and stopping not in done:
                     raise Cannot(self._why(done.pop()))
-            self.console.print("\n[dim]stopping[/]")
+            self._say_step("stopping")
 
     def _why(self, ended: asyncio.Task[Any]) -> str:
         error = ended.exception()
@@ -173,13 +174,14 @@ class Demo:
 
     async def _secrets(self) -> dict[str, Path]:
         """Files with the agencies' secrets; an agency that the store does not know is added."""
-        listed = (await self._vestnik("agency", "list")).split()
+        listed = {json.loads(line)["code"] for line in (await self._vestnik("agency", "list", "--json")).splitlines()}
         directory = self.data / "secrets"
         directory.mkdir(mode=0o700, exist_ok=True)
         files = {agency.code: directory / agency.code for agency in AGENCIES}
-        for agency in AGENCIES:
-            if agency.code not in listed or not files[agency.code].exists():
-                await self._add(agency, files[agency.code])
+        new = [agency for agency in AGENCIES if agency.code not in listed or not files[agency.code].exists()]
+        if new:
+            self._say_step(f"adding {len(new)} sample agencies")
+        await asyncio.gather(*(self._add(agency, files[agency.code]) for agency in new))
         return files
 
     async def _add(self, agency: Agency, file: Path) -> None:
@@ -227,6 +229,9 @@ class Demo:
 
     # What a newcomer reads first
 
+    def _say_step(self, text: str) -> None:
+        self.console.print(f"[dim]{text} …[/]")
+
     def _say_hello(self, secret: Path, token: str) -> None:
         say = self.console.print
         event = {
@@ -250,7 +255,7 @@ class Demo:
         _paste(self.console, _SNIPPET % {"address": self.address.replace("http", "ws", 1), "token": token})
         names = ", ".join(agency.name for agency in BY_CODE.values())
         say(f"\n[bold]Below:[/] the phone of {WATCHED}. {names} publish for {', '.join(ACCOUNTS)}.")
-        say("At the right: the offset, the time since the agency made the event, and since the gateway committed it.\n")
+        say("At the right: the offset, then milliseconds since the agency made the event / since it was committed.\n")
 
 
 _SNIPPET = """\

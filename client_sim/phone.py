@@ -21,6 +21,7 @@ from client_sim.agencies import BY_CODE, LABELS
 from client_sim.client import Client, Event, Message, NotConnected, Notebook, Numbered, Position, Stopped
 
 SEEN_EVERY_S = 2.0  # one `seen` for all that was shown meanwhile
+LONG_MS = 60_000.0  # what waited longer was away: its latency says nothing
 SEEN_AT_ONCE = 256  # contract: "up to 256"
 
 _FINES = {
@@ -91,7 +92,7 @@ def describe(event: Event | None) -> Line:
 
 
 def _roubles(kopecks: int) -> str:
-    return f"{kopecks // 100:,}".replace(",", " ") + f",{kopecks % 100:02} ₽"
+    return f"{kopecks // 100:,}".replace(",", "\u00a0") + f",{kopecks % 100:02}\u00a0₽"
 
 
 def latency_ms(event: Event, now: float, since: str = "recordedtime") -> float | None:
@@ -110,17 +111,15 @@ class Screen:
 
     def event(self, offset: int, event: Event | None, now: float) -> None:
         line = describe(event)
-        took = [latency_ms(event, now, since) for since in ("time", "recordedtime")] if event else [None, None]
-        took_text = "  ".join(
-            "" if ms is None else f"{ms:.0f} ms" if ms < 10_000 else _clock(now - ms / 1000) for ms in took
-        )
+        took = [latency_ms(event, now, since) for since in ("time", "recordedtime")] if event else []
+        took_text = "/".join(f"{ms:.0f}" for ms in took if ms is not None and ms < LONG_MS)
         row = Table.grid(padding=(0, 2), expand=True)
         row.add_column(width=12, style="dim")
         row.add_column(width=11, no_wrap=True)
         row.add_column(ratio=1)
         row.add_column(justify="right", style="dim", no_wrap=True)
         body = Text.assemble((line.label, line.style), "  ", line.text)
-        row.add_row(_clock(now, 3), line.agency, body, f"#{offset}  {took_text}")
+        row.add_row(_clock(now, 3), line.agency, body, f"#{offset} {took_text:>6} ms" if took_text else f"#{offset}")
         self.console.print(row)
 
     def note(self, now: float, text: str, style: str = "dim") -> None:

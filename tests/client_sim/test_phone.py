@@ -45,7 +45,7 @@ def test_what_is_not_known_yet_still_reads():
 def test_sums_are_in_roubles():
     data = {"number": "1", "status": "issued", "amount": 123450, "title": "Скорость"}
     event = {"source": "/agencies/gibdd", "type": "gov.fine.changed", "data": data}
-    assert describe(event).text == "Скорость, 1 234,50 ₽"
+    assert describe(event).text == "Скорость, 1\u00a0234,50\u00a0₽"
 
 
 def test_latency_is_from_a_time_attribute():
