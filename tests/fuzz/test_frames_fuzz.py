@@ -1,8 +1,8 @@
 """The frame parser against any bytes in any slices.
 
 Invariants: only FrameError comes out, with 1002, 1007 or 4400; any slicing of the same bytes gives the same messages
-and the same fault as feeding them at once; what the `websockets` library writes is read back; `single` never disagrees with
-the parser; memory stays within one message, one frame and one read.
+and the same fault as feeding them at once; what the `websockets` library writes is read back; `single` never disagrees
+with the parser; memory stays within one message, one frame and one read.
 """
 
 import os
