@@ -20,10 +20,11 @@ from rich.table import Table
 
 from loadtests.bench.cases import CASES, FULL, QUICK, Row, Scale
 from loadtests.bench.phones import Broken
-from loadtests.bench.processes import Failed
+from loadtests.bench.processes import Failed, family_s, machine_s
 
 err = Console(stderr=True)
 CASE_TIMEOUT_S = 120.0
+QUIET = 0.05  # of the machine
 
 
 @click.command()
@@ -40,24 +41,29 @@ def main(quick: bool, path: Path | None, names: Sequence[str]) -> None:
         f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, commit {about['commit']}", style="dim"
     )
     begun = time.monotonic()
-    results, failures = uvloop.run(measure(names or list(CASES), QUICK if quick else FULL))
+    results, failures, others = uvloop.run(measure(names or list(CASES), QUICK if quick else FULL))
     seconds = time.monotonic() - begun
-    Console().print(table(results))
+    out = Console()
+    if not out.is_terminal:
+        out.width = 120
+    out.print(table(results))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document(about, quick, seconds, results, failures), indent=2, ensure_ascii=False) + "\n")
+    about |= {"quick": quick, "seconds": round(seconds, 1), "used_by_others": others}
+    path.write_text(json.dumps(about | document(results, failures), indent=2, ensure_ascii=False) + "\n")
     err.print(f"{seconds:.0f} s; {path}", style="dim")
     for name, why in failures.items():
         err.print(f"{name} could not be measured: {why}", style="bold red", markup=False)
     sys.exit(2 if failures else any(row.ok is False for rows in results.values() for row in rows))
 
 
-async def measure(names: Sequence[str], scale: Scale) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """Rows of each case, and why others have none."""
+async def measure(names: Sequence[str], scale: Scale) -> tuple[dict[str, list[Row]], dict[str, str], dict[str, float]]:
+    """Rows of each case, why others have none, and the part of the machine that strangers used meanwhile."""
     results: dict[str, list[Row]] = {}
+    others: dict[str, float] = {}
     failures: dict[str, str] = {}
     gc.disable()  # a pause of ours would be measured as one of the gateway
     for number, name in enumerate(names, 1):
-        begun = time.monotonic()
+        begun, (used, total), ours = time.monotonic(), machine_s(), family_s()
         with err.status(f"{number}/{len(names)} {name}") as status:
 
             def say(text: str, at: int = number, name: str = name) -> None:
@@ -70,8 +76,13 @@ async def measure(names: Sequence[str], scale: Scale) -> tuple[dict[str, list[Ro
             except (Broken, Failed, OSError, TimeoutError) as error:
                 failures[name] = str(error) or type(error).__name__
         gc.collect()
-        err.print(f"{number}/{len(names)} {name}: {time.monotonic() - begun:.0f} s", style="dim")
-    return results, failures
+        (used_now, total_now), ours_now = machine_s(), family_s()
+        others[name] = round(max(0.0, (used_now - used) - (ours_now - ours)) / (total_now - total), 3)
+        line = f"{number}/{len(names)} {name}: {time.monotonic() - begun:.0f} s"
+        if others[name] > QUIET:
+            line += f"; others used {others[name]:.0%} of the machine, so times may be too long"
+        err.print(line, style="dim" if others[name] <= QUIET else "yellow")
+    return results, failures, others
 
 
 def table(results: dict[str, list[Row]]) -> Table:
@@ -99,9 +110,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
-def document(
-    about: dict[str, Any], quick: bool, seconds: float, results: dict[str, list[Row]], failures: dict[str, str]
-) -> dict[str, Any]:
+def document(results: dict[str, list[Row]], failures: dict[str, str]) -> dict[str, Any]:
+    """The results as they go into the file."""
     rows = [
         {
             "case": name,
@@ -117,7 +127,7 @@ def document(
         for name, rows in results.items()
         for row in rows
     ]
-    return {**about, "quick": quick, "seconds": round(seconds, 1), "rows": rows, "failures": failures}
+    return {"rows": rows, "failures": failures}
 
 
 def machine() -> dict[str, Any]:

@@ -48,6 +48,20 @@ def _environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("VESTNIK_")}
 
 
+def machine_s() -> tuple[float, float]:
+    """CPU seconds of the whole machine so far: used, and in all."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) * TICK_S, sum(ticks) * TICK_S
+
+
+def family_s() -> float:
+    """CPU seconds of this process and of its children so far, those that ended included."""
+    times = os.times()
+    mine = times.user + times.system + times.children_user + times.children_system
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return mine + sum(cpu_s(int(child)) for child in children)
+
+
 class Server:
     """A server process on a free port, with its own empty directory; gone at the end of the `with` block."""
 
