@@ -1,4 +1,4 @@
-"""How long to wait before the next try: only numbers, the taker sleeps (contract, section 3, close codes). Pure."""
+"""How long to wait before the next try: only numbers, the taker sleeps (contract, section 3.11). Pure."""
 
 from collections.abc import Iterator
 from random import Random

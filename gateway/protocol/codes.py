@@ -1,4 +1,4 @@
-"""Close codes as data: the range says whether to reconnect (contract, section 3, close codes). Pure."""
+"""Close codes as data: the range says whether to reconnect (contract, section 3.11). Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Holds messages against `asyncapi.json`: for every test suite and for tools. The gateway itself never needs it. Pure.
+"""Holds messages against `asyncapi.json`: for every test suite and for tools. The gateway itself never needs it.
 
 A message of the gateway may carry nothing that the document does not name; one of a device may, because the gateway
 ignores what it does not know.

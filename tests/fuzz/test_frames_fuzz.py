@@ -14,6 +14,7 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
 from websockets.streams import StreamReader
+from websockets.utils import apply_mask
 
 from gateway.protocol import frames
 from gateway.protocol.frames import CLOSE, CONT, PING, PONG, TEXT, FrameError, Parser
@@ -46,7 +47,7 @@ def wire_frames(draw: st.DrawFn) -> bytes:
     form = draw(st.sampled_from([form] * 8 + [126, 127]))
     masked = draw(st.sampled_from([True] * 15 + [False]))
     key = draw(st.binary(min_size=4, max_size=4))
-    body = key + frames.apply_mask(payload, key) if masked else payload
+    body = key + apply_mask(payload, key) if masked else payload
     return header(fin | rsv | opcode, masked, form, len(payload)) + body
 
 

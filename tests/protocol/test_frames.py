@@ -90,7 +90,12 @@ def test_single_reads_a_good_close_and_text() -> None:
         masked(TEXT, b"abc", rsv=4),
         masked(TEXT, b"abcdefgh", mask=False),
         masked(3, b"abc"),
-        masked(BINARY, b"a" * 126),
+        masked(BINARY, b"a" * 1025),
+        masked(BINARY, b"a" * 200)[:-1],
+        masked(BINARY, b"a" * 200) + b"\x81",
+        masked(BINARY, b"a" * 100, form=127),
+        masked(PING, b"a" * 126),
+        masked(TEXT, b"\xff" * 200),
         masked(BINARY, b"a" * 124, form=126),  # 132 bytes in all: as many as a length of 126 would promise
         masked(TEXT, b"\xff"),
         masked(CLOSE, b"\x03"),

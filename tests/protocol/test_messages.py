@@ -153,7 +153,8 @@ def test_an_ack_is_parsed_by_itself() -> None:
 def test_ref_is_found_even_where_the_message_is_wrong() -> None:
     assert ref_of({"t": "nonsense", "ref": "r"}) == "r"
     assert ref_of({"ref": MAX}) == MAX
-    assert [ref_of({"ref": ref}) for ref in (True, 1.0, None, [], "r" * 65, MAX + 1)] == [None] * 6
+    wrong: list[Any] = [True, 1.0, None, [], "r" * 65, MAX + 1]
+    assert [ref_of({"ref": ref}) for ref in wrong] == [None] * 6
     assert ref_of({}) is None
 
 
