@@ -20,7 +20,7 @@ PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", LOCK, re.MULTILINE)
 }
-TOOLS = ("bash", "make", "sed", "grep", "awk", "cat", "touch", "rm", "env", "mkdir")
+TOOLS = ("bash", "make", "sed", "grep", "awk", "cat", "touch", "rm", "env", "true")
 
 
 class Machine:
@@ -42,10 +42,6 @@ class Machine:
         file = self.bin / command
         file.write_text(f"#!{shutil.which('bash')}\n{script}\n")
         file.chmod(0o755)
-
-    def is_roots(self) -> None:
-        """Root may install: every apt-get is written down, and what `installs` says appears."""
-        self.has("id", "echo 0")
 
     def make(self, target: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -99,7 +95,8 @@ def test_an_older_python_is_not_enough(machine: Machine):
 
 def test_without_ensurepip_it_names_the_package(machine: Machine):
     machine.has("python3.11", real_python("import ensurepip"))
-    assert "sudo apt-get install python3.11-venv" in machine.sentence("env").replace("3.12", "3.11")
+    version = "{}.{}".format(*sys.version_info)
+    assert f"sudo apt-get install python{version}-venv" in machine.sentence("env")
 
 
 def test_without_redis_or_strace_it_names_them(machine: Machine):
@@ -132,7 +129,7 @@ def test_who_may_install_gets_it_installed(machine: Machine, who: str):
     )
     machine.has("systemctl", "true")
     if who == "root":
-        machine.is_roots()
+        machine.has("id", "echo 0")
     else:
         machine.has("sudo", 'shift; exec "$@"')
     code, errors = machine.make("packages")
@@ -164,7 +161,6 @@ def test_the_lock_holds_what_the_project_needs(needed: str):
 
 def test_the_lock_is_pinned_by_content_and_names_no_place():
     assert "://" not in LOCK
-    assert "index" not in LOCK.replace("index-", "", 0).split("==")[0]
     blocks = re.split(r"\n(?=[A-Za-z0-9])", LOCK.strip())
     assert len(blocks) == len(PINS)
     assert all("--hash=sha256:" in block for block in blocks)
