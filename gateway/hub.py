@@ -298,10 +298,9 @@ class Hub:
             self._read_wanted.clear()
             while self._behind:
                 group = [self._behind.popleft() for _ in range(min(READ_FEEDS, len(self._behind)))]
-                group = [follow for follow in group if follow.index >= 0]
-                ranges = {(follow.feed.name, follow.sent): 0 for follow in group}
-                for follow in group:
-                    key = (follow.feed.name, follow.sent)
+                asked = [(follow, (follow.feed.name, follow.sent)) for follow in group if follow.index >= 0]
+                ranges = {key: 0 for _, key in asked}
+                for follow, key in asked:
                     ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
                 try:
                     pages = await self.store.read(
@@ -309,17 +308,18 @@ class Hub:
                     )
                 except StoreUnavailable as error:
                     log.warning("read_failed", error=str(error))
-                    self._behind.extendleft(reversed(group))
+                    self._behind.extendleft(follow for follow, _ in reversed(asked))
                     await asyncio.sleep(0.5)
                     continue
                 self.counts.store_reads += 1
                 self.counts.store_ranges += len(pages)
                 found = dict(zip(ranges, pages, strict=True))
                 ready: dict[object, bytes] = {}
-                for follow in group:
+                for follow, key in asked:
                     follow.reading = False
                     if follow.index >= 0:
-                        self._serve(follow, found[follow.feed.name, follow.sent], ready)
+                        assert follow.sent == key[1], "nothing else is written to a session that waits for the store"
+                        self._serve(follow, found[key], ready)
                 await asyncio.sleep(0)
 
     def _serve(self, follow: Follow, page: Page, ready: dict[object, bytes]) -> None:
@@ -333,8 +333,6 @@ class Hub:
             session.close(4503, "history ended before this session had it")
             return
         rows = page.rows[: max(0, follow.room(self.window))]
-        if page.head > feed.head:
-            self._raise_head(feed, page.head)
         if rows:
             assert rows[0].offset == follow.sent + 1
             last = rows[-1].offset
@@ -359,10 +357,14 @@ class Hub:
             log.error("head_past_store", feed_kind=feed.name.partition(":")[0], head=feed.head, sent=follow.sent)
             session.close(4503, "the store was restored")
             return
+        # Only now: whoever is woken by a higher head reads on from where it stands, this session too.
+        self._raise_head(feed, page.head)
         self.pump(follow)
 
     def _raise_head(self, feed: Feed, head: int) -> None:
-        """The store has more than the bus told: wake whoever is behind."""
+        """The store may have more than the bus told: wake whoever is behind. The bus will say nothing of it any more."""
+        if head <= feed.head:
+            return
         feed.head = head
         if len(feed.follows) > SLICE:
             self._wave(feed, WAITS)
@@ -444,7 +446,7 @@ class Hub:
         feed = self.feeds.get(start.feed)
         if feed is None:
             feed = self.feeds[start.feed] = Feed(start.feed)
-        feed.head = max(feed.head, start.head)
+        self._raise_head(feed, start.head)
         feed.checked = max(feed.checked, start.head)
         follow = Follow(session, feed, start.offset)
         follow.index = len(feed.follows)
