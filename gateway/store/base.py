@@ -1,11 +1,11 @@
-"""What a store promises. The memory store is the specification that runs; `tests/contracts/test_store.py` holds all to it.
+"""What a store promises. The memory store is the specification that runs; `tests/contracts/test_store.py` holds all.
 
-The store is the truth. A feed is an append-only log of events with offsets 1, 2, 3, … without holes; the epoch names the
-life of the log, is one for the whole store, and changes only by a restore. Every method takes many items at once, because
-a trip to a store costs more than the work it does there, and is one transaction: all of it happened or none of it did.
-A method that returns has its writes on disk (fsync), except `published` and `touch`, which a power cut may undo: then an
-event is published once more, or a device looks a little longer away. One that raises `StoreUnavailable` says that nothing
-of the call is known to be stored; a later look may find it all the same, never a part of it.
+The store is the truth. A feed is an append-only log of events with offsets 1, 2, 3, … without holes; the epoch names
+the life of the log, is one for the whole store, and changes only by a restore. Every method takes many items at once,
+because a trip to a store costs more than the work it does there, and is one transaction: all of it happened or none of
+it did. A method that returns has its writes on disk (fsync), except `published` and `touch`, which a power cut may
+undo: then an event is published once more, or a device looks a little longer away. One that raises `StoreUnavailable`
+says that nothing of the call is known to be stored; a later look may find it all the same, never a part of it.
 
 Several processes may write to one store at once, so nothing that another may change is remembered between calls.
 Cancelling a call is safe for the store, but tells the caller nothing about the outcome.
@@ -13,7 +13,7 @@ Times are Unix seconds (float), kept to the microsecond. `None` in place of an e
 devices as `null`. An offset or position "past the head" never came from this log.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -114,8 +114,9 @@ class Range:
 @dataclass(frozen=True, slots=True)
 class Page:
     """An unbroken run of events, and the bounds of its feed at the same moment. `oldest` is the lowest offset kept
-    (head + 1 when none is), `head` the highest ever committed. When `after` + 1 < `oldest` the rows start at `oldest`: the reader
-    sees the gap and must say so. In a page of the history offsets may be missing (filters) or fall (newest first)."""
+    (head + 1 when none is), `head` the highest ever committed. When `after` + 1 < `oldest` the rows start at `oldest`:
+    the reader sees the gap and must say so. In a page of the history offsets may be missing (filters) or fall (newest
+    first)."""
 
     feed: str
     oldest: int
@@ -150,7 +151,8 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a feed starts: events follow after `offset`. With `reason` set, continuity is broken and `offset` is the head."""
+    """Where a feed starts: events follow after `offset`. With `reason` set, continuity is broken and `offset` is the
+    head."""
 
     feed: str
     head: int
@@ -162,9 +164,8 @@ class Start:
 class Joined:
     """The device is known now and its start positions are stored; `starts` follow the order of `Join.feeds`.
 
-    `new`: the device is `fresh` or has no stored position in its account's feed (never seen, forgotten, or still owing the
-    first acknowledgement after a `resync`), and brought no usable `resume` for it: it must load the snapshot.
-    """
+    `new`: the device is `fresh` or has no stored position in its account's feed (never seen, forgotten, or still owing
+    the first acknowledgement after a `resync`), and brought no usable `resume` for it: it must load the snapshot."""
 
     epoch: str
     new: bool
@@ -260,8 +261,33 @@ class Filter:
     end: float | None = None
 
 
+def size(event: bytes | None) -> int:
+    """What an event counts in the byte limits of a page: an erased one is sent as `null`."""
+    return 4 if event is None else len(event)
+
+
+def spans(offsets: Iterable[int]) -> list[tuple[int, int]]:
+    """Rising offsets as runs, both ends inclusive: 1, 2, 3, 7 are (1, 3), (7, 7)."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and runs[-1][1] + 1 == offset:
+            runs[-1] = (runs[-1][0], offset)
+        else:
+            runs.append((offset, offset))
+    return runs
+
+
+def receipt(delivered: float | None, seen: float | None) -> Receipt:
+    """What was seen was delivered, at that time at the latest."""
+    if seen is not None:
+        return Receipt("seen", seen if delivered is None else min(delivered, seen), seen)
+    return Receipt("pending" if delivered is None else "delivered", delivered, None)
+
+
 class Store(Protocol):
-    epoch: str  # known after open(), the same until close()
+    @property
+    def epoch(self) -> str:
+        """Known after open(), the same until close()."""
 
     async def open(self) -> None:
         """Make it ready: create or migrate the schema, learn the epoch. Raises ConfigError when it never will be."""
@@ -275,7 +301,8 @@ class Store(Protocol):
     # Events
 
     async def append(self, drafts: Sequence[Draft], now: float) -> list[Outcome]:
-        """Commit drafts in order, in one transaction; outcomes in the same order, drafts that repeat each other included.
+        """Commit drafts in order, in one transaction; outcomes in the same order, drafts that repeat each other
+        included.
 
         Duplicates are recognised before staleness; an equal `sequence` is not stale. An erased event is repeated by any
         content. Offsets of a feed go on from its head without holes, also when several processes append. `recordedtime`
@@ -296,10 +323,9 @@ class Store(Protocol):
     ) -> tuple[Page, int | None]:
         """A page of matching events: oldest first when `after` is given, newest first otherwise; bounds are exclusive.
 
-        Erased events match only an empty filter. The second value is where to go on (the next `after` or `before`), None
-        at the end. At most `max_scan` offsets are looked at and at most HISTORY_BYTES given: a page may be short, or
-        empty, and still have a next.
-        """
+        Erased events match only an empty filter. The second value is where to go on (the next `after` or `before`),
+        None at the end. At most `max_scan` offsets are looked at and at most HISTORY_BYTES given: a page may be short,
+        or empty, and still have a next."""
 
     async def published(self, seqs: Collection[int]) -> None:
         """These commits were given to the bus. Unknown and repeated ones are ignored."""
@@ -312,14 +338,13 @@ class Store(Protocol):
 
     async def join(self, joins: Sequence[Join]) -> list[Joined | TooManyDevices]:
         """Find or make the device, decide where each feed starts (`gateway.store.joining`), store the start positions
-        (durably, before this returns; a `resync` moves no cursor), touch `last_seen`, keep `agent`. In order: a later join sees
-        what an earlier one did.
+        (durably, before this returns; a `resync` moves no cursor), touch `last_seen`, keep `agent`. In order: a later
+        join sees what an earlier one did.
 
-        A usable `resume` counts as an acknowledgement. `fresh` ignores it and forgets the device's other cursors: agency
-        feeds start at their heads, the account's own after the highest offset that any device of it acknowledged; that
-        one's stored cursor never goes back within an epoch. Over MAX_DEVICES devices, the one longest away that is
-        neither `connected` nor joining in the same call is forgotten with its cursors.
-        """
+        A usable `resume` counts as an acknowledgement. `fresh` ignores it and forgets the device's other cursors:
+        agency feeds start at their heads, the account's own after the highest offset that any device of it
+        acknowledged; that one's stored cursor never goes back within an epoch. Over MAX_DEVICES devices, the one
+        longest away that is neither `connected` nor joining in the same call is forgotten with its cursors."""
 
     async def follow(self, account: str, device: str, feed: str, resume: tuple[str, int] | None, now: float) -> Start:
         """The same for one more agency feed of a device that has joined. For an unknown device nothing is stored."""
@@ -328,10 +353,10 @@ class Store(Protocol):
         """Forget the cursor of this feed. Harmless when there is none."""
 
     async def save(self, cursors: Sequence[CursorSave]) -> None:
-        """Acknowledged positions: the maximum wins within an epoch, this epoch replaces an older one, a save of any other
-        epoch is ignored, and past the head counts as the head. Unknown devices are ignored: saving never brings a
-        forgotten device back. On `account:<id>` of its own the account's highest acknowledged offset (for new devices and
-        receipts) rises too, and the time of each rise is kept as the first delivery of what it covers."""
+        """Acknowledged positions: the maximum wins within an epoch, this epoch replaces an older one, a save of any
+        other epoch is ignored, and past the head counts as the head. Unknown devices are ignored: saving never brings
+        a forgotten device back. On `account:<id>` of its own the account's highest acknowledged offset (for new
+        devices and receipts) rises too, and the time of each rise is kept as the first delivery of what it covers."""
 
     async def touch(self, devices: Sequence[tuple[str, str, float]]) -> None:
         """(account, device, last seen); the latest time wins, unknown devices are ignored."""
@@ -360,17 +385,17 @@ class Store(Protocol):
         """Erase one event, or (None) all that the feed has, in one transaction.
 
         Bytes, type, status, time, digest of the content, `seen` marks, and the original body and signature of the
-        request go; offset, key, `sequence` and times of commit and delivery stay: a repeat is still recognised, whatever
-        its content. `make(ranges)` gives the `gov.erased` event to append; the ranges are the offsets erased now, both
-        ends inclusive, rising and apart. It is called inside the transaction, maybe on another thread: it only computes.
-        ERASED_TYPE events are never erased. None when there was nothing left to erase, and `make` was not called.
-        """
+        request go; offset, key, `sequence` and times of commit and delivery stay: a repeat is still recognised,
+        whatever its content. `make(ranges)` gives the `gov.erased` event to append; the ranges are the offsets erased
+        now, both ends inclusive, rising and apart. It is called inside the transaction, maybe on another thread: it
+        only computes. ERASED_TYPE events are never erased. None when there was nothing left to erase, and `make` was
+        not called."""
 
     async def retain(self, before: float, limit: int = 10_000) -> int:
         """Delete events recorded before that time, from the old end of each feed, with what hangs on them (key, marks,
-        deliveries, `sequence` when it was the thing's last event, original when it was the request's last event); at most
-        `limit`. Returns how many. The head stays. Works in transactions of its own, small enough to let others between.
-        """
+        deliveries, `sequence` when it was the thing's last event, original when it was the request's last event); at
+        most `limit`. Returns how many. The head stays. Works in transactions of its own, small enough to let others
+        between."""
 
     async def kept(self, key: bytes) -> Kept | None:
         """What is kept of the request that brought this event. None when it is unknown or came without one."""
@@ -396,6 +421,6 @@ class Store(Protocol):
     async def revocations(self) -> list[Revocation]: ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
-        """Copy the running store, as it is at one moment, to one file, which is there whole or not at all. `progress(done,
-        total)`, pages, may be called on another thread. Raises ConfigError when the file cannot be written, or the store
-        has no such thing."""
+        """Copy the running store, as it is at one moment, to one file, which is there whole or not at all.
+        `progress(done, total)`, pages, may be called on another thread. Raises ConfigError when the file cannot be
+        written, or the store has no such thing."""

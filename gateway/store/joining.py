@@ -13,7 +13,8 @@ def own_feed(account: str) -> str:
 def begin(
     join: Join, feed: str, *, epoch: str, oldest: int, head: int, acked: int, cursor: tuple[str, int] | None
 ) -> Beginning:
-    """Where this feed starts for this join. `acked` is the highest offset that any device of the account acknowledged."""
+    """Where this feed starts for this join. `acked` is the highest offset that any device of the account
+    acknowledged."""
     return start(
         epoch=epoch,
         oldest=oldest,

@@ -1,0 +1,30 @@
+"""The store: `base` says what it promises, `memory` shows it, `sqlite` keeps it."""
+
+from pathlib import Path
+
+from gateway.errors import ConfigError
+from gateway.store.base import Store
+
+__all__ = ["open_store", "sqlite_path"]
+
+
+def open_store(url: str, data_dir: Path) -> Store:
+    """The store of this URL; `await store.open()` makes it ready. Raises ConfigError, one sentence, when it is no URL
+    of a store."""
+    # Imported here: the stores use `gateway.events`, which itself needs `gateway.store.base`.
+    if url == "memory://":
+        from gateway.store.memory import MemoryStore
+
+        return MemoryStore()
+    from gateway.store.sqlite import SqliteStore
+
+    return SqliteStore(sqlite_path(url, data_dir))
+
+
+def sqlite_path(url: str, data_dir: Path) -> Path:
+    """The file of a `sqlite:///path` URL; without a path `vestnik.db` under `data_dir`. Raises ConfigError for any
+    other."""
+    scheme, _, path = url.partition(":///")
+    if scheme != "sqlite":
+        raise ConfigError(f"VESTNIK_STORE: {url.partition(':')[0]!r} is no store; use sqlite:///path or memory://.")
+    return Path(path) if path else data_dir / "vestnik.db"
