@@ -1,4 +1,4 @@
-"""The two subprotocols: the same maps as JSON text frames and as MessagePack binary frames (contract, section 3.1). Pure.
+"""The two subprotocols: the same maps as JSON text or MessagePack binary frames (contract, section 3.1). Pure.
 
 `decode` is for what a device sends: it raises `Close(4400)` for everything that is not one map of plain values, so that
 no two programs can read the same bytes differently. `read` is for what a gateway wrote, and trusts it. `event_frame`

@@ -1,4 +1,4 @@
-"""The messages of the socket: what devices say, checked, and what the gateway says (contract, section 3.2 to 3.6). Pure.
+"""The messages of the socket: what devices say, checked, and what the gateway says (contract, 3.2 to 3.6). Pure.
 
 `parse` turns a decoded map into one of the dataclasses below or raises `Refused`: then the answer is `error` and the
 session lives, except for `hello`, where the caller closes with 4400. The builders return maps with `t` first, ready for
