@@ -314,6 +314,8 @@ class Session:
         for data in pending or ():
             if isinstance(data.get("refused"), Refused):
                 self._refuse(data["refused"], None)
+            elif self.open and data.get("t") == "ack":
+                self._ack(data)
             elif self.open:
                 self._obey(data)
 
