@@ -73,11 +73,13 @@ def when(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
-def store_file(settings: Settings) -> Path | None:
-    """The file of the embedded store; None for another store."""
-    if not settings.store.startswith("sqlite:///"):
-        return None
-    return settings.data / settings.store.removeprefix("sqlite:///")
+def store_file(settings: Settings) -> Path:
+    """The file of the store. Raises ConfigError for a store that a command cannot use."""
+    from gateway.store import sqlite_path
+
+    if settings.store.startswith("memory:"):
+        raise ConfigError("VESTNIK_STORE must be a store that outlives this command, got 'memory://'.")
+    return sqlite_path(settings.store, settings.data)
 
 
 @contextlib.asynccontextmanager
@@ -86,10 +88,8 @@ async def opened(settings: Settings, *, existing: bool = False) -> AsyncIterator
     must not look like an empty store."""
     from gateway.store import open_store
 
-    if settings.store.startswith("memory:"):
-        raise ConfigError("VESTNIK_STORE must be a store that outlives this command, got 'memory://'.")
     path = store_file(settings)
-    if existing and path is not None and not path.exists():
+    if existing and not path.exists():
         raise Refusal(f"There is no store at {path}; is VESTNIK_DATA or VESTNIK_STORE right?")
     store = open_store(settings.store, settings.data)
     await store.open()

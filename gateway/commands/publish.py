@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 from dotenv import dotenv_values
@@ -338,12 +339,13 @@ def _client(address: str) -> "httpx.Client":
     import httpx
 
     try:
-        parts = httpx.URL(address)
-    except (httpx.InvalidURL, TypeError) as error:
-        raise Refusal(f"--url is no address: {error}.") from None
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise Refusal(f"--url must be http://… or https://…, got {address!r}.")
-    local = parts.host in ("127.0.0.1", "localhost", "::1")
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise Refusal(f"--url must be http://… or https://… with a host, got {address!r}.")
+    local = parts.hostname in ("127.0.0.1", "localhost", "::1")
     return httpx.Client(timeout=ANSWER_S, trust_env=not local)
 
 

@@ -22,6 +22,7 @@ from gateway.commands.common import (
     run,
     say,
     settings_of,
+    store_file,
     when,
 )
 from gateway.settings import Settings
@@ -187,15 +188,17 @@ def restore(file: str, yes: bool, as_json: bool, **given: str | None) -> None:
 
     Refuses while a gateway or a worker runs on the data.
     """
-    from gateway.store import restore as bring_back
+    from gateway.store.sqlite import restore as bring_back
 
     path = Path(file).absolute()
     if not path.is_file():
         raise Refusal(f"{path} is no file.")
     settings = settings_of(**given)
-    if not yes:
-        click.confirm(f"Replace the store at {settings.store} by {path}?", abort=True, err=True)
-    epoch = run(bring_back(settings.store, settings.data, str(path)))
+    target = store_file(settings)
+    if not yes and target.exists():
+        click.confirm(f"Replace the store at {target} by {path}?", abort=True, err=True)
+    with _bar("restoring") as progress:
+        epoch = bring_back(path, target, progress)
     if as_json:
         put_json({"epoch": epoch})
     say(f"The store is restored with the new epoch {epoch}; every device resyncs once when it comes back.")
