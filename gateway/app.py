@@ -40,7 +40,7 @@ from gateway.session import Gate
 from gateway.settings import Settings
 from gateway.store import open_store
 from gateway.tokens import KeyWatch, Verifier
-from gateway.waiting import woken
+from gateway.waiting import always, woken
 from workers import loop as workers
 from workers import roles
 
@@ -118,10 +118,10 @@ class Gateway:
         await self.bus.open(self.control)
         await self.control.look()
         self.hub.start()
-        self._spawn(self.control.run(), "control")
-        self._spawn(self.keys.run(), "keys")
-        self._spawn(wire.expire_heads(self.deadlines, self.hub), "deadlines")
-        self._spawn(self._loop_lag(), "loop lag")
+        self._spawn(always("control", self.control.run), "control")
+        self._spawn(always("keys", self.keys.run), "keys")
+        self._spawn(always("deadlines", lambda: wire.expire_heads(self.deadlines, self.hub)), "deadlines")
+        self._spawn(always("loop lag", self._loop_lag), "loop lag")
         if self.settings.bus.startswith("memory:"):
             # Embedded: this process is the whole installation, so the workers' roles run here.
             made = roles.make([], self.settings, self.store, self.bus, self.counts)

@@ -66,8 +66,8 @@ class Control:
 
     def end(self, account: str, device: str) -> None:
         """Close the device's session here."""
-        for session in self.hub.sessions_of(account):
-            if session.device == device:
+        for session in (*self.hub.sessions_of(account), *self.hub.joining):
+            if session.account == account and session.device == device:
                 session.close(4410, "the device was signed out")
 
     async def look(self) -> None:

@@ -23,9 +23,9 @@ from gateway.metrics import Counts
 from gateway.protocol import messages
 from gateway.protocol.delivery import Track
 from gateway.settings import Settings
-from gateway.store.base import CursorSave, Join, Page, Range, Start, Store, TooManyDevices
+from gateway.store.base import CursorSave, Join, Joined, Page, Range, Start, Store, TooManyDevices
 from gateway.tail import Entries, Entry, Tail
-from gateway.waiting import woken
+from gateway.waiting import always, woken
 
 if TYPE_CHECKING:
     from gateway.session import Session
@@ -36,6 +36,7 @@ SLICE = 256  # sessions of a broadcast written before others get their turn: abo
 WRITE_BYTES = 65_536  # written to one session in one go; more would only fill the transport's buffer
 READ_FEEDS = 256  # sessions behind that share one trip to the store
 JOINS = 256  # hellos that share one trip
+MARKS = 10_000  # `seen` and last times here that wait while the store is away; protects memory, the oldest go first
 LINGER_S = 2.0  # how long a feed without sessions keeps its subscription
 WAITS = 2  # priorities from here on (normal, bulk) wait in saver mode
 
@@ -85,6 +86,7 @@ class Hub:
         self.draining = False
         self._behind: deque[Follow] = deque()
         self._read_wanted = asyncio.Event()
+        self.joining: set[Session] = set()  # said hello, not welcomed yet
         self._joins: deque[tuple[Session, Join]] = deque()
         self._join_wanted = asyncio.Event()
         self._waves: list[deque[tuple[Feed, list[Follow], int]]] = [deque() for _ in range(4)]
@@ -104,7 +106,8 @@ class Hub:
     def start(self) -> None:
         """Start the few tasks that serve all sessions. The store is open; the bus may still be connecting."""
         for work in (self._ticks, self._reads, self._join_trips, self._flushes, self._sweeps, self._let_go):
-            self._tasks.append(asyncio.create_task(work(), name=f"hub.{work.__name__.strip('_')}"))
+            name = f"hub.{work.__name__.strip('_')}"
+            self._tasks.append(asyncio.create_task(always(name, work), name=name))
 
     async def stop(self) -> None:
         """Stop the tasks and save what is not saved. Sessions are closed before."""
@@ -127,22 +130,24 @@ class Hub:
             self.close_all(4503, "the store was restored")
             return
         self.counts.bus_received += 1
+        hole = message.offset > feed.head + 1
         if message.offset <= feed.head:
             self.counts.bus_repeats += 1
             return  # a repeat, or late: who needed it has asked the store
-        if message.offset > feed.head + 1 and feed.follows:
+        if hole and feed.follows:
             self.counts.bus_holes += 1
         if feed.entries is None:
             feed.entries = {}
-        elif message.event is not None and b'"gov.erased"' in message.event:
-            self.tail.drop(feed.entries)  # what was erased is not sent from memory either
+        elif hole or (message.event is not None and b'"gov.erased"' in message.event):
+            self.tail.drop(feed.entries)  # what was erased is not sent from memory; what was lost may have said so
         entry = Entry(message)
         self.tail.put(feed.entries, entry, self.now)
         feed.head = message.offset
+        # What was lost may have been urgent, so nothing waits behind a hole.
         if len(feed.follows) <= SLICE:
-            self._write_entry(feed, feed.follows, entry)
+            self._write_entry(feed, feed.follows, entry, hurry=hole)
         else:
-            self._wave(feed, message.priority)
+            self._wave(feed, min(message.priority, 1) if hole else message.priority)
 
     def gauges(self) -> None:
         """Fill the gauges, when somebody reads them."""
@@ -156,28 +161,35 @@ class Hub:
         self.counts.bus_gaps += 1
         self._sweep_wanted.set()
 
-    def _write_entry(self, feed: Feed, follows: Iterable[Follow], entry: Entry) -> None:
-        """Write one event to those who are level; let `pump` find out about the rest.
+    def _write_entry(self, feed: Feed, follows: Iterable[Follow], entry: Entry, *, hurry: bool) -> None:
+        """Write one event to those who are level; let `pump` find out about the rest. With `hurry` nothing waits.
 
         The hot loop of the gateway: `Track.room` and `Track.advance` stand here in their own words.
         """
         offset, previous, full = entry.offset, entry.offset - 1, entry.offset - self.window
         ready: dict[object, bytes] = {}
         written = 0
+        failed: list[Session] = []
         for follow in follows:
             session = follow.session
-            if follow.sent == previous and session.flowing and follow.acked >= full and follow.level:
-                codec = session.codec
-                frame = ready.get(codec)
-                if frame is None:
-                    frame = ready[codec] = entry.frame(codec, feed.name)
-                follow.sent = offset
-                session.out.write(frame)
-                written += 1
-            elif follow.sent < offset:
-                if session.saver and self._holds(follow, entry):
-                    continue
-                self.pump(follow)
+            try:
+                if follow.sent == previous and session.flowing and follow.acked >= full and follow.level:
+                    codec = session.codec
+                    frame = ready.get(codec)
+                    if frame is None:
+                        frame = ready[codec] = entry.frame(codec, feed.name)
+                    follow.sent = offset
+                    session.out.write(frame)
+                    written += 1
+                elif follow.sent < offset:
+                    if session.saver and not hurry and self._holds(follow, entry):
+                        continue
+                    self.pump(follow)
+            except Exception:
+                log.exception("session_failed", session=session.id)
+                failed.append(session)
+        for session in failed:
+            session.close(4503, "the gateway failed")
         if written:
             self._count(entry.priority, written, time.time() - entry.recorded)
 
@@ -202,7 +214,7 @@ class Hub:
         """Bring all followers of a big feed level, a slice at a time, urgent feeds first."""
         if feed.waving:
             # Those already passed in this wave need another visit; the others are level by then and cost a comparison.
-            for waves in self._waves:
+            for waves in self._waves[: priority + 1]:
                 if any(waiting is feed for waiting, _, done in waves if not done):
                     return
         feed.waving = True
@@ -212,27 +224,27 @@ class Hub:
             asyncio.get_running_loop().call_soon(self._next_slice)
 
     def _next_slice(self) -> None:
-        for waves in self._waves:
+        for priority, waves in enumerate(self._waves):  # noqa: B007 - used after the loop
             if waves:
                 break
         else:
             self._waving = False
             return
         feed, follows, done = waves.popleft()
-        part = follows[done : done + SLICE]
-        entry = feed.entries.get(feed.head) if feed.entries else None
-        if entry is not None:
-            self._write_entry(feed, [follow for follow in part if follow.index >= 0], entry)
-        else:
-            for follow in part:
-                if follow.index >= 0:
-                    self.pump(follow)
         if done + SLICE < len(follows):
             waves.appendleft((feed, follows, done + SLICE))
         else:
             feed.waving = any(waiting is feed for others in self._waves for waiting, _, _ in others)
         # Not this very turn: what has arrived meanwhile, personal and urgent events among it, goes between the slices.
         asyncio.get_running_loop().call_soon(self._next_slice)
+        part = [follow for follow in follows[done : done + SLICE] if follow.index >= 0]
+        entry = feed.entries.get(feed.head) if feed.entries else None
+        if entry is not None:
+            # The wave began for an event that does not wait, though the latest one might.
+            self._write_entry(feed, part, entry, hurry=priority < WAITS)
+        else:
+            for follow in part:
+                self._pump_apart(follow)
 
     # The one loop
 
@@ -241,6 +253,7 @@ class Hub:
         feed, session = follow.feed, follow.session
         if follow.index < 0 or not session.open:
             return
+        follow.held = False  # from now on only window and transport hold it up
         while follow.sent < feed.head:
             if not session.writable:
                 session.stall()
@@ -260,10 +273,21 @@ class Hub:
                 return
             assert entries is not None
             self._write_run(follow, entries, room)
-        follow.held = False
         if not follow.level:
             follow.level = True
             session.send(messages.live(feed.name))
+
+    def _pump_apart(self, follow: Follow) -> None:
+        """A fault of ours costs one session, not those that come after it."""
+        try:
+            self.pump(follow)
+        except Exception:
+            self._failed(follow.session)
+
+    def _failed(self, session: Session) -> None:
+        """Called where an exception was caught: the device comes back and reads on from what it kept."""
+        log.exception("session_failed", session=session.id)
+        session.close(4503, "the gateway failed")
 
     def _write_run(self, follow: Follow, entries: Entries, room: int) -> None:
         """Write an unbroken run from the tail as one write."""
@@ -311,6 +335,10 @@ class Hub:
                     self._behind.extendleft(follow for follow, _ in reversed(asked))
                     await asyncio.sleep(0.5)
                     continue
+                except Exception:
+                    for follow, _ in asked:
+                        self._failed(follow.session)
+                    continue
                 self.counts.store_reads += 1
                 self.counts.store_ranges += len(pages)
                 found = dict(zip(ranges, pages, strict=True))
@@ -318,8 +346,10 @@ class Hub:
                 for follow, key in asked:
                     follow.reading = False
                     if follow.index >= 0:
-                        assert follow.sent == key[1], "nothing else is written to a session that waits for the store"
-                        self._serve(follow, found[key], ready)
+                        try:
+                            self._serve(follow, found[key], ready)
+                        except Exception:
+                            self._failed(follow.session)
                 await asyncio.sleep(0)
 
     def _serve(self, follow: Follow, page: Page, ready: dict[object, bytes]) -> None:
@@ -366,12 +396,14 @@ class Hub:
         if head <= feed.head:
             return
         feed.head = head
+        if feed.entries:
+            self.tail.drop(feed.entries)  # what the bus did not tell may have been an erasure
         if len(feed.follows) > SLICE:
             self._wave(feed, WAITS)
         else:
             for follow in feed.follows.copy():
                 if follow.sent < head:
-                    self.pump(follow)
+                    self._pump_apart(follow)
 
     # Joining
 
@@ -379,6 +411,7 @@ class Hub:
         """A good hello: the session is told `joined` or closed, after one trip that it shares with others."""
         for name in join.feeds:
             self._pin(name)
+        self.joining.add(session)
         self._joins.append((session, join))
         self._join_wanted.set()
 
@@ -420,15 +453,27 @@ class Hub:
             log.warning("join_failed", sessions=len(group), error=str(error))
             for session, _ in group:
                 session.close(4503, "the store does not answer")
+        except Exception:
+            for session, _ in group:
+                self._failed(session)
         else:
             for (session, _), result in zip(group, results, strict=True):
-                if isinstance(result, TooManyDevices):
-                    session.close(4403, "the account has too many devices and all are connected")
-                else:
-                    session.joined(result)
-        for _, join in group:
-            for name in join.feeds:
-                self._unpin(self.feeds[name])
+                self._join_end(session, result)
+        finally:
+            for session, join in group:
+                self.joining.discard(session)
+                for name in join.feeds:
+                    self._unpin(self.feeds[name])
+
+    def _join_end(self, session: Session, result: Joined | TooManyDevices) -> None:
+        self.joining.discard(session)
+        try:
+            if isinstance(result, TooManyDevices):
+                session.close(4403, "the account has too many devices and all are connected")
+            else:
+                session.joined(result)
+        except Exception:
+            self._failed(session)
 
     async def follow(self, session: Session, name: str, resume: tuple[str, int] | None) -> Start:
         """Prepare one more feed for a session that has joined. Raises StoreUnavailable."""
@@ -477,12 +522,14 @@ class Hub:
         return frozenset(session.device for session in self.sessions_of(account))
 
     def all_sessions(self) -> list[Session]:
-        return [
+        """Everybody whose account is known, those included that wait for their welcome."""
+        welcomed = [
             follow.session
             for name, feed in self.feeds.items()
             if name.startswith("account:")
             for follow in feed.follows
         ]
+        return [*welcomed, *self.joining]
 
     def close_all(self, code: int, reason: str) -> None:
         for session in self.all_sessions():
@@ -533,18 +580,19 @@ class Hub:
             seen = []
             if touched:
                 await self.store.touch(touched)
-        except StoreUnavailable:
+        except BaseException:
+            # Not known to be saved; being cancelled at the end is no different, `stop` saves once more.
             for follow in dirty:
                 self.acked(follow)
-            self._seen = seen + self._seen
-            self._touched = touched + self._touched
+            self._seen = (seen + self._seen)[-MARKS:]
+            self._touched = (touched + self._touched)[-MARKS:]
             raise
 
     def forget_save(self, follow: Follow) -> None:
         """The device unfollows: what was acknowledged and not yet saved must not bring the cursor back."""
         if follow.dirty:
-            follow.dirty = False
             self._dirty.remove(follow)
+        follow.dirty = True  # for good: should a save that is under way fail, it is not tried again either
 
     # Repair
 
@@ -600,7 +648,10 @@ class Hub:
                 self._slot += 1
                 for session in self._wheel.pop(self._slot, ()):
                     if session.slot == self._slot:
-                        session.check(self.now)
+                        try:
+                            session.check(self.now)
+                        except Exception:
+                            self._failed(session)
             self.tail.trim(self.now)
             await asyncio.sleep(0.25 - (time.monotonic() - current / 4) % 0.25)
 
