@@ -59,9 +59,9 @@ class Feed:
 class Follow(Track):
     """One feed of one session."""
 
-    __slots__ = ("dirty", "feed", "held", "index", "level", "reading", "session")
+    __slots__ = ("dirty", "feed", "held", "index", "level", "owing", "reading", "session")
 
-    def __init__(self, session: Session, feed: Feed, offset: int):
+    def __init__(self, session: Session, feed: Feed, offset: int, *, owing: bool = False):
         super().__init__(offset)
         self.session = session
         self.feed = feed
@@ -70,6 +70,7 @@ class Follow(Track):
         self.reading = False  # waits for the store
         self.held = False  # saver mode: events wait here
         self.dirty = False  # acked, not yet saved
+        self.owing = owing  # began with a resync: no cursor stands for the offset until the device acknowledges it
 
 
 class Hub:
@@ -392,7 +393,7 @@ class Hub:
         self.pump(follow)
 
     def _raise_head(self, feed: Feed, head: int) -> None:
-        """The store may have more than the bus told: wake whoever is behind. The bus will say nothing of it any more."""
+        """The store may have more than the bus told: wake whoever is behind, the bus will not do it any more."""
         if head <= feed.head:
             return
         feed.head = head
@@ -493,7 +494,7 @@ class Hub:
             feed = self.feeds[start.feed] = Feed(start.feed)
         self._raise_head(feed, start.head)
         feed.checked = max(feed.checked, start.head)
-        follow = Follow(session, feed, start.offset)
+        follow = Follow(session, feed, start.offset, owing=start.reason is not None)
         follow.index = len(feed.follows)
         feed.follows.append(follow)
         self._empty.discard(feed)

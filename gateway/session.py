@@ -262,7 +262,7 @@ class Session:
             raise Refused("forbidden", "the feed belongs to another account", name)
         if kind != "agency" or key not in self.gate.agencies:
             raise Refused("unknown_feed", "there is no such feed", name)
-        if already >= self.gate.settings.feeds:
+        if already > self.gate.settings.feeds:  # the account's own is not counted
             raise Refused("limit", f"a session follows up to {self.gate.settings.feeds} feeds", name)
 
     def joined(self, result: Joined) -> None:
@@ -341,7 +341,12 @@ class Session:
         follow = self.find(ack.feed)
         try:
             # "One for a feed not followed is ignored."
-            if follow is None or not follow.ack(ack.offset):
+            if follow is None:
+                return False
+            if not follow.ack(ack.offset):
+                if follow.owing and ack.offset == follow.acked:
+                    follow.owing = False  # the snapshot of a resync is kept, and with it all up to here
+                    self.hub.acked(follow)
                 return False
         except PastTold as error:
             self._refuse(Refused("invalid", str(error), ack.feed), ack.ref)
@@ -365,6 +370,8 @@ class Session:
         if any(offset > follow.sent for offset in message.offsets):
             raise Refused("invalid", f"offsets: told up to {follow.sent}", message.feed)
         offsets = [offset for offset in message.offsets if offset > 0]
+        if not offsets:
+            return
         self.gate.counts.seen += len(offsets)
         if message.feed.startswith("account:"):
             self.hub.was_seen(message.feed, offsets)
@@ -449,7 +456,7 @@ class Session:
         try:
             claims = self.gate.verifier.verify(message.token, time.time(), self.device)
         except Close as refusal:
-            raise Refused("forbidden", refusal.reason) from None
+            raise Refused("unavailable" if refusal.code == 4503 else "forbidden", refusal.reason) from None
         if claims.account != self.account:
             raise Refused("forbidden", "the token belongs to another account")
         self.claims, self.warned = claims, False
@@ -535,8 +542,10 @@ class Session:
             return self.close(4401, "the token ended")
         if now - self.heard > 2 * period + 1:
             return self.close(4508, "nothing was heard for two beats")
-        if not self.stalled and self._full():
+        if self._full():
             self.stall()
+        else:
+            self.stalled = 0.0  # a full feed was left, for one
         if self.stalled and now - self.stalled >= settings.write_deadline_s:
             return self.close(4508, "the window or the socket stayed full")
         if left <= EXPIRING_S and not self.warned:
@@ -571,7 +580,7 @@ class Session:
 
     def drain(self, after: float) -> None:
         """Contract: "This node goes away: reconnect at a random moment within `after` s; delivery goes on until then"."""
-        if self.open:
+        if self.state is State.LIVE:
             self.state = step(self.state, Event.DRAIN)
             self.send(messages.drain(after))
 

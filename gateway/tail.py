@@ -72,11 +72,11 @@ class Tail:
         order, oldest = self._order, now - self._keep_s
         while order and (self.used > self._budget or order[0][0] < oldest):
             _, entries, entry = order.popleft()
+            self.used -= entry.size
             if entries.get(entry.offset) is entry:
                 del entries[entry.offset]
-                self.used -= entry.size
 
     def drop(self, entries: Entries) -> None:
-        """Forget all of a feed: nobody is here for it, or one of its events was erased."""
-        self.used -= sum(entry.size for entry in entries.values())
+        """Nothing of this feed is found any more: nobody is here for it, or one of its events was erased. The memory is
+        given back, and counted as used, until its turn comes."""
         entries.clear()
