@@ -56,7 +56,8 @@ env: .venv/.ready ## the environment in .venv/, from requirements.lock; at once 
 	  "$$base" -m venv --clear .venv
 	fi
 	say "Installing $$(grep -c == requirements.lock) pinned packages into .venv (a minute or two the first time)"
-	$(PYTHON) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock >&2
+	$(PYTHON) -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock |
+	  sed -un -e 's/^Collecting /   /p' -e 's/^Installing collected.*/   unpacking them all/p' >&2
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-index --no-deps --no-build-isolation --editable . >&2
 	touch $@
 	say "The environment is ready: .venv/bin/vestnik --help"
