@@ -253,12 +253,6 @@ class Settings(BaseSettings):
         le=300,
         description="How long normal and bulk events may wait for company in traffic saving mode.",
     )
-    devices: int = Field(
-        default=10,
-        ge=1,
-        le=1000,
-        description="Devices of an account; then the one longest away is forgotten. Bounds cursors.",
-    )
     feeds: int = Field(
         default=32, ge=1, le=1000, description="Agency feeds that a session may follow. Bounds what one hello costs."
     )

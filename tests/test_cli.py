@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -704,6 +705,83 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     process.wait(timeout=30)
     process.stderr.close()
     assert said == ""
+
+
+# The processes that stay
+
+
+@contextlib.contextmanager
+def started(*args):
+    """A real process; its log lines can be read from `process.stderr`."""
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen([*VESTNIK, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def listening(process):
+    """The address that a gateway said it listens on."""
+    for line in process.stderr:
+        said = json.loads(line)
+        if said["message"] == "listening":
+            return said["url"]
+    raise AssertionError("it never listened")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_takes_a_new_agency_while_it_runs_and_ends_cleanly(number, tmp_path):
+    with started("serve", "--port", "0") as process:
+        url = listening(process)
+        secret = vestnik("agency", "add", "fns").stdout.strip()
+        until = time.monotonic() + 5
+        (tmp_path / "events").write_text(json.dumps(event(1)))
+        args = ["publish", "--agency", "fns", "--url", url, "--json", "events"]
+        while (posted := vestnik(*args, VESTNIK_SECRET=secret)).exit_code and time.monotonic() < until:
+            time.sleep(0.1)
+        assert json.loads(posted.stdout)["status"] == 202
+        assert vestnik("verify", "--agency", "fns", "e-1").exit_code == 0
+        assert vestnik("backup", "copy.db").exit_code == 0
+        in_use = vestnik("restore", "copy.db", "--yes")
+        assert (in_use.exit_code, "stop the gateway" in sentences(in_use)) == (3, True)
+        process.send_signal(number)
+        out, said = process.communicate(timeout=20)
+        assert (process.returncode, out) == (0, b"")
+        assert b"Traceback" not in said
+        assert b"acc-1" not in said
+
+
+def test_serve_on_a_port_that_is_taken_is_exit_3():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with started("serve", "--port", str(port)) as process:
+            out, said = process.communicate(timeout=20)
+    assert (process.returncode, out) == (3, b"")
+    assert f"cannot listen on 127.0.0.1:{port}" in said.decode().splitlines()[-1]
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["serve", "--store", "postgres://x"], "VESTNIK_STORE must begin with"),
+        (["serve", "--bus", "amqp://x"], "VESTNIK_BUS must begin with"),
+        (["serve", "--processes", "0"], "VESTNIK_PROCESSES must be"),
+        (["serve", "--host", "a b"], "VESTNIK_HOST must be"),
+        (["worker", "relay"], "VESTNIK_BUS"),
+        (["worker", "--store", "memory://", "retention"], "VESTNIK_STORE"),
+        (["worker", "nonsense", "--bus", "redis://127.0.0.1:1"], "nonsense"),
+    ],
+)
+def test_what_cannot_start_is_one_sentence_and_exit_3(args, words):
+    result = vestnik(*args)
+    assert result.exit_code == 3
+    assert words in sentences(result)
+    assert sentences(result).count("\n") == 0
 
 
 def test_commands_have_help_for_every_option():

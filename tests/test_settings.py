@@ -24,7 +24,7 @@ def test_the_defaults_are_the_contracts(tmp_path):
     assert (found.bus, found.host, found.port, found.processes, found.jwks) == ("memory://", "127.0.0.1", 8080, 1, None)
     assert (found.window, found.beat_s, found.saver_beat_s, found.message_bytes) == (256, 25, 60, 16384)
     assert (found.hello_deadline_s, found.head_deadline_s, found.write_deadline_s) == (10, 10, 60)
-    assert (found.tail_bytes, found.retention_days, found.devices, found.feeds) == (64 * 2**20, 90, 10, 32)
+    assert (found.tail_bytes, found.retention_days, found.feeds) == (64 * 2**20, 90, 32)
     assert (found.rate, found.burst, found.hellos, found.backoff_s, found.drain_s) == (120, 60, 30, 60, 30)
 
 

@@ -144,14 +144,15 @@ def _same(event: bytes, body: bytes, item: int) -> bool:
     from gateway.errors import Problem
 
     try:
-        signed = strict.read(body)
-        stored = strict.read(event)
-        if isinstance(signed, list):
-            signed = signed[item]
-        stored.pop("recordedtime")
-        return strict.canonical(signed) == strict.canonical(stored)
-    except (Problem, KeyError, IndexError, AttributeError):
+        signed, stored = strict.read(body), strict.read(event)
+    except Problem:
         return False
+    if isinstance(signed, list):
+        signed = signed[item] if item < len(signed) else None
+    if not isinstance(signed, dict) or not isinstance(stored, dict):
+        return False
+    stored.pop("recordedtime", None)
+    return strict.canonical(signed) == strict.canonical(stored)
 
 
 # Backup and restore
