@@ -70,11 +70,12 @@ class Gate:
     def __post_init__(self) -> None:
         self.hellos = Buckets(self.settings.hellos / 60, self.settings.hellos)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Rare work that has to wait, `subscribe` for one; the hot paths need no task."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     def too_old(self, agent: str | None) -> bool:
         """Is this program older than VESTNIK_OLDEST_AGENTS allows? Programs that are not named there, or nameless, are
@@ -100,6 +101,7 @@ class Session:
     __slots__ = (
         "account",
         "beat_at",
+        "changing",
         "claims",
         "codec",
         "credit",
@@ -135,6 +137,7 @@ class Session:
         self.account = self.device = ""
         self.claims: Claims | None = None
         self.follows: tuple[Follow, ...] = ()
+        self.changing: asyncio.Task[None] | None = None  # the last of the changes of `follows` that were asked for
         self.pending: list[dict[str, Any]] | None = None  # messages that came between hello and welcome
         self.state = step(State.OPENING, Event.ACCEPTED)
         self.ref: str | int | None = None  # of the hello
@@ -384,21 +387,35 @@ class Session:
         except BusUnavailable:
             self.hub.share_seen(self.id, self.account, feed, offsets)  # those here at least; the mark itself is stored
 
+    def _change(self, work: Callable[[Any], Coroutine[Any, Any, None]], message: messages.Message) -> None:
+        """Feeds are taken and left in the order in which the device asks for it: the last word counts."""
+        self.changing = self.gate.spawn(self._in_turn(self.changing, work, message))
+
+    async def _in_turn(
+        self,
+        before: asyncio.Task[None] | None,
+        work: Callable[[Any], Coroutine[Any, Any, None]],
+        message: messages.Message,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        await work(message)
+        if self.changing is asyncio.current_task():
+            self.changing = None
+
     def _subscribe(self, message: messages.Subscribe) -> None:
-        if self.find(message.feed) is None:
-            self._allow(message.feed, len(self.follows))
-        self.gate.spawn(self._follow(message))
+        self._change(self._follow, message)
 
     async def _follow(self, message: messages.Subscribe) -> None:
         follow = self.find(message.feed)
         try:
             if follow is None:
+                if not self.open:
+                    return
+                self._allow(message.feed, len(self.follows))
                 start = await self.hub.follow(self, message.feed, message.resume)
                 if not self.open:
                     return
-                follow = self.find(message.feed)
-            if follow is None:
-                self._allow(message.feed, len(self.follows))
                 follow = self.hub.add(self, start)
                 self.follows += (follow,)
             else:
@@ -421,14 +438,14 @@ class Session:
     def _unsubscribe(self, message: messages.Unsubscribe) -> None:
         if not message.feed.startswith("agency:"):
             raise Refused("forbidden", "only agency feeds can be left", message.feed)
+        self._change(self._unfollow, message)
+
+    async def _unfollow(self, message: messages.Unsubscribe) -> None:
         follow = self.find(message.feed)
         if follow is not None:
             self.hub.remove(follow)
             self.hub.forget_save(follow)
             self.follows = tuple(other for other in self.follows if other is not follow)
-        self.gate.spawn(self._unfollow(message))
-
-    async def _unfollow(self, message: messages.Unsubscribe) -> None:
         try:
             await self.hub.store.unfollow(self.account, self.device, message.feed)
         except StoreUnavailable:
@@ -569,9 +586,11 @@ class Session:
     def _plan(self, now: float) -> None:
         assert self.claims is not None
         left = self.claims.exp - time.time()
-        due = min(self.beat_at, now + (left if self.warned else left - EXPIRING_S))
+        settings = self.gate.settings
+        silent_at = self.heard + 2 * (settings.saver_beat_s if self.saver else settings.beat_s) + 1
+        due = min(self.beat_at, silent_at, now + (left if self.warned else left - EXPIRING_S))
         if self.stalled:
-            due = min(due, self.stalled + self.gate.settings.write_deadline_s)
+            due = min(due, self.stalled + settings.write_deadline_s)
         if self.held_until:
             due = min(due, self.held_until)
         self.hub.wake_at(self, due)

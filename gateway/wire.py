@@ -81,13 +81,19 @@ class Edge(HttpToolsProtocol):
 
     def upgrade(self, rest: bytes) -> None:
         """Put a `Connection` in our place; `rest` came behind the request in the same read."""
+        try:
+            url = httptools.parse_url(self.url)
+            raw_path = url.path or b"/"
+            path = urllib.parse.unquote(raw_path.decode("ascii"))
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            return self.send_400_response("Invalid HTTP request received.")
+        if self.cycle is not None and not self.cycle.response_complete:
+            return self.transport.abort()  # sent behind a request whose answer is still on its way
         self.connections.discard(self)
         connection = Connection(self.server_state, self.transport)
         self.transport.set_protocol(connection)
         handshake = Handshake(connection, rest)
         connection.receiver = handshake
-        url = httptools.parse_url(self.url)
-        raw_path = url.path or b"/"
         scope: dict[str, Any] = {
             "type": "websocket",
             "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
@@ -96,7 +102,7 @@ class Edge(HttpToolsProtocol):
             "server": self.server,
             "client": self.client,
             "root_path": self.root_path,
-            "path": self.root_path + urllib.parse.unquote(raw_path.decode("ascii")),
+            "path": self.root_path + path,
             "raw_path": raw_path,
             "query_string": url.query or b"",
             "headers": self.headers,
@@ -108,6 +114,7 @@ class Edge(HttpToolsProtocol):
         # The request is over; what uvicorn kept of it must not stay with the connection.
         self.parser = None  # type: ignore[assignment]
         self.flow = None  # type: ignore[assignment]
+        return None
 
 
 def _offered(headers: list[tuple[bytes, bytes]]) -> list[str]:
@@ -201,7 +208,7 @@ class Connection(asyncio.Protocol):
                 return self._closed(payload)
             session = self.receiver
             if not isinstance(session, Session):
-                return None
+                continue  # the peer's close may come behind what made us close
             if opcode == frames.PING and self.transport.get_write_buffer_size() < _PONGS_KEPT:
                 self.transport.write(frames.frame(frames.PONG, payload))
             session.received(opcode, payload)
@@ -220,6 +227,8 @@ class Connection(asyncio.Protocol):
             session, self.receiver = self.receiver, None
             session.lost(code)
             self.transport.write(frames.frame(frames.CLOSE, payload[:2]))
+            if self.transport.get_write_buffer_size():
+                self._end_soon(session)
         self.transport.close()
 
     def close(self, code: int, reason: str) -> None:
@@ -231,11 +240,18 @@ class Connection(asyncio.Protocol):
         if self.parser is None:
             self.parser = frames.Parser(session.gate.settings.message_bytes, session.deflate)
         self.parser.discard()
+        self._end_soon(session)
+
+    def _end_soon(self, session: Session) -> None:
+        """The socket goes at the close deadline, whatever the peer does or leaves unread."""
         loop = asyncio.get_running_loop()
         self.closing = loop.call_later(session.gate.settings.close_deadline_s, self.transport.abort)
 
     def eof_received(self) -> bool:
-        return False  # close our side too; half-open sockets deliver nothing
+        """Close our side too: half-open sockets deliver nothing, and nobody may read what is still buffered."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        return False
 
     def pause_writing(self) -> None:
         if isinstance(self.receiver, Session):
@@ -285,12 +301,13 @@ class Handshake:
     async def _run(self, app: Any, scope: dict[str, Any]) -> None:
         try:
             await app(scope, self.receive, self.send)
-        except Exception:
-            if not self.accepted:
-                self._refuse(500, "the gateway failed")
-            raise
-        if not self.accepted and self.connection.receiver is self:
-            self._refuse(500, "the gateway did not answer")
+        finally:
+            # Neither refused nor handed over: the application failed.
+            if self.connection.receiver is self:
+                if self.accepted:
+                    self.connection.transport.abort()
+                else:
+                    self._refuse(500, "the gateway failed")
 
     async def receive(self) -> dict[str, Any]:
         if self.connect_sent:
@@ -311,6 +328,8 @@ class Handshake:
                 self._answer(status, headers, message.get("body", b""))
 
     def _accept(self, message: MutableMapping[str, Any]) -> None:
+        if self.connection.transport.is_closing():
+            return
         digest = base64.b64encode(hashlib.sha1(self.key + _GUID, usedforsecurity=False).digest())
         lines = [
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
@@ -347,6 +366,8 @@ class Handshake:
 
     def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.connection.receiver = None
+        if self.connection.transport.is_closing():
+            return
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n".encode()]
         names = {name.lower() for name, _ in headers}
         if b"content-length" not in names:
@@ -376,6 +397,8 @@ class Carrier:
         self._paused = False
         self._wanted = asyncio.Event()
         self._close: tuple[int, str] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._deadline: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes) -> None:
         """Whole frames, as a transport takes them; they are taken apart again, because ASGI speaks in messages."""
@@ -388,24 +411,33 @@ class Carrier:
                 self.session.paused()
 
     def close(self, code: int, reason: str) -> None:
-        self.session = None
-        self._close = code, reason
+        """ "After sending a close the gateway reads on and discards until the peer answers, 5 s at most."""
+        session, self.session = self.session, None
+        self._close = code, frames.close_of(frames.payload_of(frames.close_frame(code, reason)).tobytes())[1]
         self._wanted.set()
+        if session is not None:
+            deadline_s = session.gate.settings.close_deadline_s
+            self._deadline = asyncio.get_running_loop().call_later(deadline_s, self._cancel)
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     async def run(self, session: Session) -> None:
         """Carry messages until one side closes."""
         self.session = session
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read(session))
+        self._tasks = writer, reader
         try:
-            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
-            if writer.done() and not reader.done() and self._close is not None:
-                # "After sending a close the gateway reads on and discards until the peer answers, 5 s at most."
-                await asyncio.wait((reader,), timeout=session.gate.settings.close_deadline_s)
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._close is not None:
+                await asyncio.wait((reader,))  # the deadline ends it
         finally:
-            for task in (writer, reader):
-                task.cancel()
-            await asyncio.gather(writer, reader, return_exceptions=True)
+            self._cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._deadline is not None:
+                self._deadline.cancel()
             session.lost(1006)
 
     async def _read(self, session: Session) -> None:
@@ -435,6 +467,9 @@ class Carrier:
                             await self.websocket.send_text(str(payload, "utf-8"))
                         elif opcode == frames.BINARY:
                             await self.websocket.send_bytes(bytes(payload))
+                        elif self.session is not None:
+                            # A ping. The server below sends its own, and ends a connection that does not answer them.
+                            self.session.heard = self.session.hub.now
                 self._bytes -= len(data)
                 if self._paused and self._bytes < self.LOW:
                     self._paused = False
@@ -455,7 +490,7 @@ async def endpoint(websocket: WebSocket) -> None:
         await websocket.send_denial_response(problem_response(problem))
         return
     gate.counts.handshakes += 1
-    handshake: Handshake | None = websocket.scope["extensions"].get(HANDOFF)
+    handshake: Handshake | None = (websocket.scope.get("extensions") or {}).get(HANDOFF)
     headers = []
     if handshake is not None:
         offered = websocket.headers.getlist("sec-websocket-extensions")
