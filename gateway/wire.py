@@ -88,7 +88,8 @@ class Edge(HttpToolsProtocol):
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             return self.send_400_response("Invalid HTTP request received.")
         if self.cycle is not None and not self.cycle.response_complete:
-            return self.transport.abort()  # sent behind a request whose answer is still on its way
+            self.transport.abort()
+            return None  # sent behind a request whose answer is still on its way
         self.connections.discard(self)
         connection = Connection(self.server_state, self.transport)
         self.transport.set_protocol(connection)
@@ -171,7 +172,7 @@ class Connection(asyncio.Protocol):
         server_state.connections.add(self)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.server_state.connections.discard(self)  # type: ignore[arg-type]
+        self.server_state.connections.discard(self)
         if self.closing is not None:
             self.closing.cancel()
         if self.receiver is not None:
