@@ -201,7 +201,8 @@ async def idle(scale: Scale, say: Say) -> list[Row]:
 
 async def storm(scale: Scale, say: Say) -> list[Row]:
     """All devices at once, each with three events to catch up."""
-    count, times, lost = scale.sockets, [], 0
+    count, lost = scale.sockets, 0
+    times, cpus, ours = list[float](), list[float](), list[float]()
     async with gateway() as (server, agency):
         await warm_up(server, agency)
         swarm = Swarm("storm", server.port, "/v1/socket", JSON)
@@ -219,16 +220,24 @@ async def storm(scale: Scale, say: Say) -> list[Row]:
                     await agency.post([agency.personal(phone.account) for phone in part])
             await server.calm()
             before = {phone: dict(phone.feeds) for phone in all_phones}
-            target, begun = swarm.count + 3 * count, time.perf_counter()
+            target, begun, cpu, own = swarm.count + 3 * count, time.perf_counter(), server.cpu_s, time.process_time()
             await swarm.connect(all_phones, count)
             await swarm.until(lambda target=target: swarm.count >= target)  # type: ignore[misc]
             times.append(time.perf_counter() - begun)
+            cpus.append(server.cpu_s - cpu)
+            ours.append(time.process_time() - own)
             for phone in all_phones:
                 feed = f"account:{phone.account}"
                 lost += 3 - (phone.feeds[feed] - before[phone][feed])
         repeats = swarm.repeats
         await swarm.close()
-    detail = {"seconds": [round(value, 3) for value in times], "lost": lost, "repeated": repeats}
+    detail = {
+        "seconds": [round(value, 3) for value in times],
+        "gateway_cpu_s": [round(value, 2) for value in cpus],
+        "generator_cpu_s": [round(value, 2) for value in ours],
+        "lost": lost,
+        "repeated": repeats,
+    }
     return [
         Row(f"{count} devices reconnect at once, each 3 events behind", median(times), "s", 2.0, detail=detail),
         Row("… lost or repeated", lost + repeats, "events", 0),
