@@ -190,14 +190,14 @@ class Agency:
     ) -> Event:
         number = next(self.counter)
         fields = {"application": f"2026-{number:06}", "service": "passport-renewal", "status": status, **(data or {})}
-        return self.event("gov.status.changed", fields, **({"account": account} | more))
+        return self.event("gov.status.changed", fields, account=account, **more)
 
     def record(self, account: str, key: str, fields: Mapping[str, Any], change: str = "updated", **more: Any) -> Event:
         data = {"registry": "vehicle", "key": key, "change": change, "fields": dict(fields), "as_of": rfc3339()}
-        return self.event("gov.record.changed", data, **({"account": account} | more))
+        return self.event("gov.record.changed", data, account=account, **more)
 
     def notice(self, account: str, text: str = "Здравствуйте", **more: Any) -> Event:
-        return self.event("gov.notice.sent", {"title": "Извещение", "text": text}, **({"account": account} | more))
+        return self.event("gov.notice.sent", {"title": "Извещение", "text": text}, account=account, **more)
 
     def public(self, text: str = "Отделение закрыто", **more: Any) -> Event:
         return self.event("gov.notice.published", {"title": "Объявление", "text": text}, **more)

@@ -215,11 +215,13 @@ class Device:
         assert self.ws is not None
         await self.ws.send(encode({"t": t, **fields}, self.protocol))
 
-    async def hello(self, *, resume: bool = False, **fields: Any) -> Message:
+    async def hello(self, *, resume: Any = None, **fields: Any) -> Message:
         """Say hello and return `welcome`, which must be the first answer. `resume=True` gives what this device
         keeps."""
+        if resume is True:
+            resume = {name: {"epoch": epoch, "offset": at} for name, (epoch, at) in self.positions.items()}
         if resume:
-            fields["resume"] = {name: {"epoch": epoch, "offset": at} for name, (epoch, at) in self.positions.items()}
+            fields["resume"] = resume
         await self.send("hello", **({"token": self.token, "device": self.device} | fields))
         welcome = await self.next()
         assert welcome["t"] == "welcome", welcome

@@ -224,7 +224,8 @@ class TestFragments:
 
     def test_close_between(self, sock: RawSocket) -> None:
         sock.send(build(TEXT, b'{"t":', fin=False) + build(CLOSE, struct.pack("!H", 1000)))
-        assert sock.closing() == 1000
+        # Control frames may come between; a library at least (`websockets`) takes the cut message for a protocol error.
+        assert sock.closing() in {1000, 1002}
         assert sock.ended()
 
     def test_continuation_of_nothing(self, sock: RawSocket) -> None:
@@ -456,11 +457,15 @@ class TestDeflate:
     OFFER = "permessage-deflate; client_max_window_bits"
 
     def open(self, gateway: Gateway, account: str, offer: str = OFFER) -> tuple[RawSocket, str]:
-        raw = RawSocket(gateway.port).open(Sec_WebSocket_Extensions=offer)
-        agreed = raw.headers.get("sec-websocket-extensions", "")
-        raw.say({"t": "hello", "token": gateway.token(account), "device": "deflated"})
-        raw.until(TEXT, t="live")
-        return raw, agreed
+        raw = RawSocket(gateway.port)
+        try:
+            raw.open(Sec_WebSocket_Extensions=offer)
+            raw.say({"t": "hello", "token": gateway.token(account), "device": "deflated"})
+            raw.until(TEXT, t="live")
+        except BaseException:
+            raw.close()
+            raise
+        return raw, raw.headers.get("sec-websocket-extensions", "")
 
     @staticmethod
     def deflate(data: bytes) -> bytes:
