@@ -643,32 +643,39 @@ class Hub:
 
     async def _ticks(self) -> None:
         while True:
-            self.now = time.monotonic()
-            current = int(self.now * 4)
-            while self._slot < current:
-                self._slot += 1
-                for session in self._wheel.pop(self._slot, ()):
-                    if session.slot == self._slot:
-                        try:
-                            session.check(self.now)
-                        except Exception:
-                            self._failed(session)
-            self.tail.trim(self.now)
-            await asyncio.sleep(0.25 - (time.monotonic() - current / 4) % 0.25)
+            self._tick()
+            await asyncio.sleep(0.25 - time.monotonic() % 0.25)
+
+    def _tick(self) -> None:
+        """Do what became due since the last time."""
+        self.now = time.monotonic()
+        current = int(self.now * 4)
+        while self._slot < current:
+            self._slot += 1
+            for session in self._wheel.pop(self._slot, ()):
+                if session.slot == self._slot:
+                    try:
+                        session.check(self.now)
+                    except Exception:
+                        self._failed(session)
+        self.tail.trim(self.now)
 
     async def _let_go(self) -> None:
         """Unsubscribe from feeds that have nobody here any more; a device that flaps finds its feed still here."""
         while True:
             await asyncio.sleep(LINGER_S)
-            gone = [feed for feed in self._empty if not feed.follows and not feed.pins]
-            self._empty.clear()
-            for feed in gone:
-                del self.feeds[feed.name]
-                if feed.entries:
-                    self.tail.drop(feed.entries)
-            if gone:
-                with contextlib.suppress(BusUnavailable):
-                    await self.bus.unsubscribe([feed.name for feed in gone])
+            await self._drop_empty()
+
+    async def _drop_empty(self) -> None:
+        gone = [feed for feed in self._empty if not feed.follows and not feed.pins]
+        self._empty.clear()
+        for feed in gone:
+            del self.feeds[feed.name]
+            if feed.entries:
+                self.tail.drop(feed.entries)
+        if gone:
+            with contextlib.suppress(BusUnavailable):
+                await self.bus.unsubscribe([feed.name for feed in gone])
 
     # Between devices and nodes
 

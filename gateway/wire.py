@@ -88,8 +88,8 @@ class Edge(HttpToolsProtocol):
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             return self.send_400_response("Invalid HTTP request received.")
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-            return None  # sent behind a request whose answer is still on its way
+            self.transport.abort()  # sent behind a request whose answer is still on its way
+            return None
         self.connections.discard(self)
         connection = Connection(self.server_state, self.transport)
         self.transport.set_protocol(connection)
