@@ -306,13 +306,19 @@ class Session:
         out += [self._resync(start, result.epoch) for start in result.starts if start.reason]
         if hub.draining:
             out.append(messages.drain(settings.drain_s))
+        level = [follow for follow in self.follows if follow.sent >= follow.feed.head]
+        for follow in level:
+            follow.level = True
+            out.append(messages.live(follow.feed.name))
         self.out.write(b"".join([self.codec.message_frame(message) for message in out]))
-        for follow in self.follows:
-            hub.pump(follow)
+        if len(level) < len(self.follows):
+            for follow in self.follows:
+                hub.pump(follow)
         period = settings.saver_beat_s if self.saver else settings.beat_s
         # "At a random point of the first 25 s": sessions of one storm do not beat together.
-        self.beat_at = time.monotonic() + random.random() * period  # noqa: S311 - spreads load, guards nothing
-        self.check(time.monotonic())
+        now = time.monotonic()
+        self.beat_at = now + random.random() * period  # noqa: S311 - spreads load, guards nothing
+        self._plan(now)
         pending, self.pending = self.pending, None
         for data in pending or ():
             if isinstance(data.get("refused"), Refused):

@@ -31,6 +31,7 @@ PONG: Final = 0xA
 
 MAX_MESSAGE: Final = 16384  # bytes of a device's message (contract, section 3)
 MAX_CONTROL: Final = 125  # RFC 6455, 5.5
+SMALL: Final = 1024  # bytes of a message that `single` takes: a hello fits, and no limit on messages is lower
 WINDOW_BITS: Final = 12  # of what we compress: 4 KiB is enough for a batch and is what small clients ask for
 
 _SHORT = struct.Struct("!BBH")
@@ -111,18 +112,22 @@ def deflate(payload: bytes) -> bytes:
 
 
 def single(data: bytes) -> Message | None:
-    """(opcode, payload) when `data` is exactly one whole, final, masked frame under 126 bytes with nothing wrong in it.
+    """(opcode, payload) when `data` is exactly one whole, final, masked frame of up to 1 KiB with nothing wrong in it.
 
     Otherwise None, and `Parser` says what it is. Holds no state: only for a connection without anything partial.
     """
     size = len(data)
     if size < 6:
         return None
-    length = data[1] - 128
-    if length + 6 != size or length > MAX_CONTROL or data[0] not in _WHOLE:
+    length, opcode = data[1] - 128, data[0] - 128
+    if data[0] not in _WHOLE:
         return None
-    opcode = data[0] - 128
-    payload = apply_mask(data[6:], data[2:6])
+    if length + 6 == size and length <= MAX_CONTROL:
+        payload = apply_mask(data[6:], data[2:6])
+    elif length == 126 and opcode < CLOSE and MAX_CONTROL < size - 8 == data[2] << 8 | data[3] <= SMALL:
+        payload = apply_mask(data[8:], data[4:8])  # a hello
+    else:
+        return None
     if opcode == TEXT:
         if not payload.isascii() and not _is_utf8(payload):
             return None
