@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,12 +24,16 @@ from gateway.rfc3339 import format_time, parse_moment
 from gateway.session import Gate
 from gateway.snapshot import Snapshot
 from gateway.store.base import Filter, Page, Range, Revocation, Row, Store
+from gateway.strict import MAX_INTEGER
 from gateway.tokens import Claims
 
 MAX_LIMIT = 500  # events of a page: bounds what one answer costs
 LIMIT = 100
+MAX_WORDS = 100  # of a filter: bounds what one query asks of the store
 CSV_COLUMNS = ("offset", "time", "recordedtime", "agency", "type", "id", "subject", "status", "title", "text", "data")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # how a cell begins that a spreadsheet would compute
+# Where a spreadsheet may begin a cell of its own: a line ends at `;` where the comma is the decimal sign, as in Russia.
+_BREAK = re.compile(r"([;\t\r\n])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,10 @@ class Accounts:
         query = read_query(feed, request, self.store.epoch)
         if "text/csv" in request.headers.get("accept", ""):
             headers = {"Content-Disposition": 'attachment; filename="events.csv"', "Cache-Control": "no-store"}
-            return StreamingResponse(self._csv(query), media_type="text/csv; charset=utf-8", headers=headers)
+            lines = self._csv(query)
+            # Before the status is sent: a store that is away must be a 503, not half a file.
+            first = await anext(lines)
+            return StreamingResponse(_after(first, lines), media_type="text/csv; charset=utf-8", headers=headers)
         page, further = await self._page(query, query.limit or LIMIT)
         document = b'{"feed":%b,"epoch":%b,"oldest":%d,"head":%d,"events":[%b],"next":%b}' % (
             orjson.dumps(feed),
@@ -109,13 +117,14 @@ class Accounts:
         )
 
     async def _csv(self, query: Query) -> AsyncIterator[bytes]:
-        """All matching events, or as many as `limit` says, a page at a time."""
-        yield csv_lines([CSV_COLUMNS])
+        """All matching events, or as many as `limit` says, a page at a time; the columns' names with the first."""
         left, after, before = query.limit, query.after, query.before
+        head = [CSV_COLUMNS]
         while left is None or left > 0:
             part = Query(query.feed, after, before, None, query.filter)
             page, further = await self._page(part, min(MAX_LIMIT, left or MAX_LIMIT))
-            yield csv_lines([csv_row(row) for row in page.rows])
+            yield csv_lines(head + [csv_row(row) for row in page.rows])
+            head = []
             if left is not None:
                 left -= len(page.rows)
             if further is None:
@@ -151,10 +160,17 @@ class Accounts:
     async def end_sessions(self, request: Request) -> Response:
         """Refuse every token issued so far, and close what they opened."""
         claims = self._who(request)
-        await self.store.revoke(Revocation("sub", claims.account, time.time()))
+        # A provider whose clock is a little ahead dates its tokens later than now; this one was issued all the same.
+        await self.store.revoke(Revocation("sub", claims.account, max(time.time(), claims.iat)))
         await self.control.look()
         await self.control.tell(k="look")
         return Response(status_code=204)
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for part in rest:
+        yield part
 
 
 def _json(document: Any) -> Response:
@@ -189,9 +205,12 @@ def read_query(feed: str, request: Request, epoch: str) -> Query:
             return None
 
     def words(name: str) -> tuple[str, ...]:
-        return tuple(word for text in given.getlist(name) for word in text.split(",") if word)
+        found = tuple(word for text in given.getlist(name) for word in text.split(",") if word)
+        if len(found) > MAX_WORDS:
+            faults.append({"pointer": f"/{name}", "detail": f"must be up to {MAX_WORDS} words"})
+        return found
 
-    after, before = number("after", 0, 2**53 - 1), number("before", 0, 2**53 - 1)
+    after, before = number("after", 0, MAX_INTEGER), number("before", 0, MAX_INTEGER)
     limit = number("limit", 1, MAX_LIMIT)
     if after is not None and before is not None:
         faults.append({"pointer": "/before", "detail": "give after or before, not both"})
@@ -219,7 +238,7 @@ def read_page_token(text: str, feed: str, epoch: str) -> tuple[int | None, int |
         its_feed, its_epoch, way, further = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, TypeError):
         raise wrong from None
-    if its_feed != feed or way not in ("a", "b") or type(further) is not int:
+    if its_feed != feed or way not in ("a", "b") or type(further) is not int or not 0 <= further <= MAX_INTEGER:
         raise wrong
     if its_epoch != epoch:
         raise Problem(410, "gone", "Another epoch", "The feed was restored since this page: begin again.")
@@ -250,11 +269,12 @@ def csv_row(row: Row) -> tuple[str, ...]:
         data.get("status"),
         data.get("title"),
         data.get("text"),
-        orjson.dumps(data).decode() if data else None,
+        orjson.dumps(data).decode().replace(";", r"\u003b") if data else None,  # the same JSON, and nothing to split at
     )
     return tuple(harmless("" if cell is None else str(cell)) for cell in cells)
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula (OWASP, CSV injection)."""
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+    """A cell that no spreadsheet takes for a formula, nor any part of it (OWASP, CSV injection)."""
+    cell = "".join([f"'{part}" if part.lstrip().startswith(_FORMULA) else part for part in _BREAK.split(cell)])
+    return f"'{cell}" if cell.startswith(("\t", "\r", "\n")) else cell

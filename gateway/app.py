@@ -96,6 +96,8 @@ class Gateway:
         }
         bound = [Middleware(Bound, limit=self.settings.max_requests, retry_s=self.settings.busy_retry_s)]
         app = Starlette(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
+        # A redirect to the same address without its slash would be made of the Host header, which anybody can choose.
+        app.router.redirect_slashes = False
         app.state.gate = self.gate
         app.state.origins = self.settings.allowed_origins()
         return app
@@ -112,7 +114,14 @@ class Gateway:
     # Life
 
     async def start(self) -> None:
-        """Raises ConfigError when it never can."""
+        """Raises ConfigError when it never can; then nothing is left running."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         await self.store.open()
         await self.keys.load()
         await self.bus.open(self.control)
@@ -188,14 +197,18 @@ class Gateway:
 
 
 class Bound:
-    """ASGI middleware: at most `limit` HTTP requests in work at once; the next is answered 503 without being read."""
+    """ASGI middleware: at most `limit` HTTP requests in work at once; the next is answered 503 without being read.
+
+    Not so for the operators' addresses: a node that is busy must not be taken for dead, nor hide how busy it is."""
+
+    FREE = frozenset(("/health/live", "/health/ready", "/metrics"))
 
     def __init__(self, app: ASGIApp, limit: int, retry_s: int):
         self.app, self.limit, self.retry_s = app, limit, retry_s
         self.working = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self.FREE:
             return await self.app(scope, receive, send)
         if self.working >= self.limit:
             busy = wire.busy("This node has as many requests in work as it takes.", self.retry_s)

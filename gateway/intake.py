@@ -17,7 +17,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway import events, verify
+from gateway import events, strict, verify
 from gateway.batcher import Batcher
 from gateway.errors import Problem, StoreUnavailable
 from gateway.limits import Buckets
@@ -28,7 +28,10 @@ from gateway.settings import Settings
 from gateway.store.base import Agency, Conflict, Draft, Original, Outcome, Receipt, Stale, Store, Stored
 
 BODY_DEADLINE_S = 30.0  # a request that comes slower is dropped: it holds up to 1 MiB
-MAX_WAITING = 20_000  # drafts that wait for a commit: about 20 MiB; more answers 503
+WAITING_BYTES = 64 << 20  # of bodies whose events wait for a commit: memory while the disk is slow; more is 503
+INLINE_BYTES = 65_536  # a longer body is read on a thread: a full batch takes 40 ms, one made to hurt over a second
+MAX_RECEIPTS = 100  # ids of one request: bounds one trip to the store
+READERS = 2  # such threads at once, one an agency: they share the interpreter with the loop
 SLICE = 50  # events put into words before the loop gets its turn
 
 
@@ -49,7 +52,9 @@ class Intake:
             self._commit, max_items=settings.group_events, delay_s=settings.group_wait_s
         )
         self.quotas = Buckets(settings.agency_rate, settings.agency_burst)
-        self.waiting = 0
+        self.waiting_bytes = 0
+        self._readers = asyncio.Semaphore(READERS)
+        self._reading: dict[str, asyncio.Lock] = {}  # by agency: who sends what takes long waits for itself
 
     async def close(self) -> None:
         """Let the commits under way finish."""
@@ -90,10 +95,10 @@ class Intake:
         begun = time.perf_counter()
         agency, original = self._signed(request, body)
         media = media_of(request)
-        parsed = events.parse(body, media, agency, original=original)
+        parsed = await self._parse(body, media, agency, original)
         self._grant(agency.code, len(parsed))
         drafts = [item.draft for item in parsed if not isinstance(item, Problem)]
-        outcomes = await self._append(drafts)
+        outcomes = await self._append(drafts, len(body))
         response = await self._answer(parsed, outcomes, single=media == "event")
         self.counts.intake.observe(time.perf_counter() - begun)
         return response
@@ -108,6 +113,14 @@ class Intake:
         assert agency is not None
         return agency, Original(agency.code, key.id, webhook_id, timestamp, signature, body, now)
 
+    async def _parse(
+        self, body: bytes, media: events.Media, agency: Agency, original: Original
+    ) -> list[events.Parsed | Problem]:
+        if len(body) <= INLINE_BYTES:
+            return events.parse(body, media, agency, original=original)
+        async with self._reading.setdefault(agency.code, asyncio.Lock()), self._readers:
+            return await asyncio.to_thread(events.parse, body, media, agency, original=original)
+
     def _grant(self, code: str, count: int) -> None:
         wait = self.quotas.take(code, time.monotonic(), count)
         if wait > 0:
@@ -115,17 +128,20 @@ class Intake:
             headers = {"Retry-After": str(max(1, round(wait + 0.5)))}
             raise Problem(429, "quota", "Over the agency's quota", detail, headers=headers)
 
-    async def _append(self, drafts: list[Draft]) -> list[Outcome]:
+    async def _append(self, drafts: list[Draft], size: int) -> list[Outcome]:
+        """Commit the events of a body of `size` bytes."""
         if not drafts:
             return []
-        if self.waiting + len(drafts) > MAX_WAITING:
+        if self.waiting_bytes + size > WAITING_BYTES:
             raise StoreUnavailable("too many events wait for the disk")
-        self.waiting += len(drafts)
-        try:
-            # Shielded: a sender that hangs up does not take back what others wait for in the same commit.
-            return await asyncio.shield(self.commits.many(drafts))
-        finally:
-            self.waiting -= len(drafts)
+        self.waiting_bytes += size
+        commit = asyncio.ensure_future(self.commits.many(drafts))
+        commit.add_done_callback(lambda _: self._committed(size))
+        # Shielded: a sender that hangs up does not take back what others wait for in the same commit.
+        return await asyncio.shield(commit)
+
+    def _committed(self, size: int) -> None:
+        self.waiting_bytes -= size
 
     async def _answer(
         self, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, single: bool
@@ -169,7 +185,7 @@ async def read_body(request: Request) -> bytes:
     limit = events.MAX_BODY_BYTES
     too_large = Problem(413, "too-large", "Request too large", f"A request has at most {limit} bytes.")
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > limit:
+    if length.isascii() and length.isdigit() and (len(length) > 16 or int(length) > limit):
         raise too_large
     body = bytearray()
     try:
@@ -203,23 +219,23 @@ def media_of(request: Request) -> events.Media:
 
 
 def receipt_ids(body: bytes) -> list[str]:
-    """The ids of `{"ids": […]}`, 1 to 100 of them. Raises Problem 400 or 422."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise Problem(400, "malformed", "Not JSON", "The body is not JSON.") from None
+    """The ids of `{"ids": […]}`, up to 100 of them. Raises Problem 400 or 422."""
+    document = strict.read(body)
+    faults = strict.faults(document)
+    if faults and faults[0].rule != "range":
+        raise strict.malformed("see `errors`", faults)
     ids = document.get("ids") if isinstance(document, dict) else None
-    errors = []
-    if not isinstance(ids, list) or len(ids) > 100:
-        errors.append({"pointer": "/ids", "detail": "must be a list of up to 100 ids"})
+    errors = [{"pointer": fault.pointer, "detail": strict.DETAILS[fault.rule]} for fault in faults]
+    if not isinstance(ids, list) or len(ids) > MAX_RECEIPTS:
+        errors.append({"pointer": "/ids", "detail": f"must be a list of up to {MAX_RECEIPTS} ids"})
     else:
-        errors = [
+        errors += [
             {"pointer": f"/ids/{index}", "detail": "must be a string, not empty"}
             for index, id in enumerate(ids)
-            if not isinstance(id, str) or not id
+            if not (id and isinstance(id, str))
         ]
     if errors:
-        raise Problem(422, "invalid", "Invalid request", errors=errors)
+        raise Problem(422, "invalid", "Invalid request", "see `errors`", errors=errors[: strict.MAX_FAULTS])
     assert isinstance(ids, list)
     return ids
 
