@@ -449,6 +449,9 @@ class Hub:
         names = {name for _, join in group for name in join.feeds}
         try:
             await self._subscribe([name for name in names if not self.feeds[name].follows])
+            accounts = {join.account for _, join in group}
+            if any(follow.session.account in accounts for follow in self._dirty):
+                await self._flush()  # a device that flaps starts after what it acknowledged a moment ago
             results = await self.store.join([join for _, join in group])
         except StoreUnavailable as error:
             log.warning("join_failed", sessions=len(group), error=str(error))

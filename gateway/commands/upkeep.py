@@ -196,7 +196,7 @@ def restore(file: str, yes: bool, as_json: bool, **given: str | None) -> None:
         raise Refusal(f"{path} is no file.")
     settings = settings_of(**given)
     target = store_file(settings)
-    if not yes and target.exists():
+    if not yes and target.exists() and on_terminal() and sys.stdin.isatty():
         click.confirm(f"Replace the store at {target} by {path}?", abort=True, err=True)
     with _bar("restoring") as progress:
         epoch = bring_back(path, target, progress)

@@ -24,7 +24,6 @@ Position = tuple[str, int]  # (epoch, offset)
 MAX_SEEN: Final = 256  # offsets of one `seen`
 MAX_TOKEN: Final = 8192  # characters; a token with many scopes has 2 KiB
 MAX_AGENT: Final = 256
-MAX_REF: Final = 64
 MAX_EPOCH: Final = 64
 MAX_SOURCE: Final = 128
 
@@ -152,7 +151,7 @@ def ref_of(message: Map) -> Ref | None:
     """The `ref` to send back in an answer; None when there is none, or not a good one."""
     ref = message.get("ref")
     if type(ref) is str:
-        return ref if len(ref) <= MAX_REF else None
+        return ref
     return ref if type(ref) is int and -MAX_INTEGER <= ref <= MAX_INTEGER else None
 
 
@@ -169,7 +168,7 @@ def _ref(message: Map) -> Ref | None:
         return None
     ref = ref_of(message)
     if ref is None:
-        raise _invalid(message, "ref", f"a string of up to {MAX_REF} characters or an integer")
+        raise _invalid(message, "ref", "a string or an integer")
     return ref
 
 
