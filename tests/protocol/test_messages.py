@@ -80,7 +80,7 @@ WRONG: list[tuple[dict[str, Any], str, list[Any]]] = [
     (HELLO, "mode", [None, "", "FULL", 1, []]),
     (HELLO, "fresh", [None, 1, "true"]),
     (HELLO, "agent", [None, "", "x" * 257, 1]),
-    (HELLO, "ref", [None, 1.5, True, [], "r" * 65, MAX + 1]),
+    (HELLO, "ref", [None, 1.5, True, [], MAX + 1]),
     (ACK, "feed", [None, "", "account:", "account:a b", "agency:MVD", f"agency:{'a' * 33}", "x", 1, ":a", "A:b"]),
     (ACK, "offset", [None, -1, MAX + 1, True, 1.0, 1.5, "7", []]),
     (ACK, "ref", [None, {}]),
@@ -153,7 +153,7 @@ def test_an_ack_is_parsed_by_itself() -> None:
 def test_ref_is_found_even_where_the_message_is_wrong() -> None:
     assert ref_of({"t": "nonsense", "ref": "r"}) == "r"
     assert ref_of({"ref": MAX}) == MAX
-    wrong: list[Any] = [True, 1.0, None, [], "r" * 65, MAX + 1]
+    wrong: list[Any] = [True, 1.0, None, [], MAX + 1]
     assert [ref_of({"ref": ref}) for ref in wrong] == [None] * 6
     assert ref_of({}) is None
 
