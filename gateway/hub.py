@@ -21,6 +21,7 @@ from gateway.bus.base import Bus, Message
 from gateway.errors import BusUnavailable, StoreUnavailable
 from gateway.metrics import Counts
 from gateway.protocol import messages
+from gateway.protocol.codec import Codec
 from gateway.protocol.delivery import Track
 from gateway.settings import Settings
 from gateway.store.base import CursorSave, Join, Joined, Page, Range, Start, Store, TooManyDevices
@@ -155,6 +156,7 @@ class Hub:
         counts = self.counts
         counts.sessions, counts.opening, counts.feeds = self.sessions, self.opening, len(self.feeds)
         counts.tail_bytes, counts.tail_entries = self.tail.used, len(self.tail)
+        counts.tail_evicted = self.tail.evicted
         counts.draining, counts.bus_healthy = int(self.draining), int(self.bus.healthy)
 
     def gap(self) -> None:
@@ -168,20 +170,21 @@ class Hub:
         The hot loop of the gateway: `Track.room` and `Track.advance` stand here in their own words.
         """
         offset, previous, full = entry.offset, entry.offset - 1, entry.offset - self.window
-        ready: dict[object, bytes] = {}
-        written = 0
+        codec: Codec | None = None
+        frame = b""
+        written = size = 0
         failed: list[Session] = []
         for follow in follows:
             session = follow.session
             try:
                 if follow.sent == previous and session.flowing and follow.acked >= full and follow.level:
-                    codec = session.codec
-                    frame = ready.get(codec)
-                    if frame is None:
-                        frame = ready[codec] = entry.frame(codec, feed.name)
+                    if session.codec is not codec:
+                        codec = session.codec
+                        frame = entry.frame(codec, feed.name)
                     follow.sent = offset
                     session.out.write(frame)
                     written += 1
+                    size += len(frame)
                 elif follow.sent < offset:
                     if session.saver and not hurry and self._holds(follow, entry):
                         continue
@@ -192,6 +195,7 @@ class Hub:
         for session in failed:
             session.close(4503, "the gateway failed")
         if written:
+            self.counts.written_bytes += size
             self._count(entry.priority, written, time.time() - entry.recorded)
 
     def _holds(self, follow: Follow, entry: Entry) -> bool:
@@ -308,9 +312,13 @@ class Hub:
         follow.advance(run[0].offset, offset)
         if session.saver and len(run) > 1:
             items = [(entry.offset, entry.event) for entry in run]
-            session.out.write(b"".join(session.codec.batch_frames(name, items, compress=session.deflate)))
+            parts = session.codec.batch_frames(name, items, compress=session.deflate)
+            self.counts.batches += len(parts)
         else:
-            session.out.write(b"".join([entry.frame(session.codec, name) for entry in run]))
+            parts = [entry.frame(session.codec, name) for entry in run]
+        data = b"".join(parts)
+        self.counts.written_bytes += len(data)
+        session.out.write(data)
 
     # Behind: reads from the store
 
@@ -327,11 +335,13 @@ class Hub:
                 ranges = {key: 0 for _, key in asked}
                 for follow, key in asked:
                     ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
+                begun = time.perf_counter()
                 try:
                     pages = await self.store.read(
                         [Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()]
                     )
                 except StoreUnavailable as error:
+                    self.counts.store_failures += 1
                     log.warning("read_failed", error=str(error))
                     self._behind.extendleft(follow for follow, _ in reversed(asked))
                     await asyncio.sleep(0.5)
@@ -340,6 +350,7 @@ class Hub:
                     for follow, _ in asked:
                         self._failed(follow.session)
                     continue
+                self.counts.read.observe(time.perf_counter() - begun)
                 self.counts.store_reads += 1
                 self.counts.store_ranges += len(pages)
                 found = dict(zip(ranges, pages, strict=True))
@@ -382,6 +393,7 @@ class Hub:
                 self._count(row.priority, 1, now - row.recorded if follow.level else None)
             self.counts.replayed += len(rows)
             follow.advance(rows[0].offset, last)
+            self.counts.written_bytes += len(data)
             session.out.write(data)
         elif follow.sent < feed.head and follow.room(self.window) > 0:
             # A head that the store does not have: it was announced by a log that is gone.
@@ -454,6 +466,7 @@ class Hub:
                 await self._flush()  # a device that flaps starts after what it acknowledged a moment ago
             results = await self.store.join([join for _, join in group])
         except StoreUnavailable as error:
+            self.counts.store_failures += 1
             log.warning("join_failed", sessions=len(group), error=str(error))
             for session, _ in group:
                 session.close(4503, "the store does not answer")
@@ -562,6 +575,7 @@ class Hub:
             try:
                 await self._flush()
             except StoreUnavailable as error:
+                self.counts.store_failures += 1
                 log.warning("save_failed", error=str(error))
                 await asyncio.sleep(1.0)
             await asyncio.sleep(0.05)  # sessions that end together are saved together
@@ -578,6 +592,7 @@ class Hub:
                 await self.store.save(
                     [CursorSave(f.session.account, f.session.device, f.feed.name, epoch, f.acked, now) for f in dirty]
                 )
+            self.counts.cursors_saved += len(dirty)
             dirty = []
             if seen:
                 await self.store.seen(seen)
@@ -615,6 +630,7 @@ class Hub:
                 for begin in range(0, len(part), 1000):
                     await self._compare(part[begin : begin + 1000])
             except StoreUnavailable as error:
+                self.counts.store_failures += 1
                 log.warning("sweep_failed", error=str(error))
                 names = part + names
                 if hurried:

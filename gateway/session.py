@@ -232,7 +232,7 @@ class Session:
         self.claims, self.account, self.device = claims, claims.account, hello.device
         self.saver = hello.mode == "saver"
         self.state = step(self.state, Event.HELLO)
-        self.pending, self.ref = [], hello.ref
+        self.pending, self.ref, self.since = [], hello.ref, time.monotonic()
         own = f"account:{claims.account}"
         wanted, faults = [own], []
         for name in dict.fromkeys(hello.feeds):
@@ -281,6 +281,7 @@ class Session:
         hub.opening -= 1
         hub.sessions += 1
         gate.counts.opened += 1
+        gate.counts.hello.observe(time.monotonic() - self.since)
         self.open = True
         self.flowing = self.writable and not self.saver
         self.follows = tuple(hub.add(self, start) for start in result.starts)

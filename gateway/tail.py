@@ -48,13 +48,14 @@ Entries = dict[int, Entry]
 class Tail:
     """The budget over the entries of all feeds; what came first goes first, and nothing stays longer than `keep_s`."""
 
-    __slots__ = ("_budget", "_keep_s", "_order", "used")
+    __slots__ = ("_budget", "_keep_s", "_order", "evicted", "used")
 
     def __init__(self, budget_bytes: int, keep_s: float = 60.0):
         self._budget = budget_bytes
         self._keep_s = keep_s
         self._order: deque[tuple[float, Entries, Entry]] = deque()
         self.used = 0
+        self.evicted = 0  # entries that had to go for the budget
 
     def __len__(self) -> int:
         return len(self._order)

@@ -154,7 +154,7 @@ def test_ref_is_found_even_where_the_message_is_wrong() -> None:
     assert ref_of({"t": "nonsense", "ref": "r"}) == "r"
     assert ref_of({"ref": MAX}) == MAX
     wrong: list[Any] = [True, 1.0, None, [], MAX + 1]
-    assert [ref_of({"ref": ref}) for ref in wrong] == [None] * 6
+    assert [ref_of({"ref": ref}) for ref in wrong] == [None] * len(wrong)
     assert ref_of({}) is None
 
 
