@@ -38,6 +38,7 @@ WRITE_BYTES = 65_536  # written to one session in one go; more would only fill t
 READ_FEEDS = 256  # sessions behind that share one trip to the store
 JOINS = 256  # hellos that share one trip
 MARKS = 10_000  # `seen` and last times here that wait while the store is away; protects memory, the oldest go first
+RETRY_S = 0.5  # before a read that failed is tried again
 LINGER_S = 2.0  # how long a feed without sessions keeps its subscription
 WAITS = 2  # priorities from here on (normal, bulk) wait in saver mode
 
@@ -344,7 +345,7 @@ class Hub:
                     self.counts.store_failures += 1
                     log.warning("read_failed", error=str(error))
                     self._behind.extendleft(follow for follow, _ in reversed(asked))
-                    await asyncio.sleep(0.5)
+                    await asyncio.sleep(RETRY_S)
                     continue
                 except Exception:
                     for follow, _ in asked:
