@@ -158,17 +158,17 @@ def _request_faults(operation: Operation, request: httpx.Request) -> list[str]:
     for parameter in operation.content.get("parameters", ()):
         parameter = resolve(parameter)
         name, schema = parameter["name"], resolve(parameter["schema"])
-        value = {
-            "path": operation.path_values.get,
-            "query": request.url.params.get,
-            "header": request.headers.get,
-        }[parameter["in"]](name)
+        places: Mapping[str, Mapping[str, str]] = {
+            "path": operation.path_values,
+            "query": request.url.params,
+            "header": request.headers,
+        }
+        value = places[parameter["in"]].get(name)
         if value is not None:
             wrong += [f"{parameter['in']} {name}: {fault}" for fault in faults(schema, _read(schema, value))]
         elif parameter.get("required"):
             wrong.append(f"{parameter['in']} {name} is missing")
-    scheme = next(iter(operation.content.get("security", document()["security"])), {})
-    for name in scheme:
+    for name in (name for scheme in operation.content.get("security", document()["security"]) for name in scheme):
         header = {"bearer": "authorization", "signature": "webhook-signature"}[name]
         if header not in request.headers:
             wrong.append(f"obeyed without {header}")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: whole, true to the application and to the registered types; and its checker notices what is not."""
+"""The OpenAPI document: whole, and true to the application and to the registered types. Its checker sees what is not."""
 
 import json
 import re
@@ -175,11 +175,9 @@ def test_problems_are_those_of_the_contract() -> None:
 
 def test_the_posts_promise_every_status_of_the_contract() -> None:
     events = document()["paths"]["/v1/agencies/{code}/events"]["post"]["responses"]
-    assert set(events) == set(
-        ["202", "207", "400", "401", "403", "408", "409", "413", "415", "422", "429", "500", "503"]
-    )
+    assert set(events) == {"202", "207", "400", "401", "403", "408", "409", "413", "415", "422", "429", "500", "503"}
     receipts = document()["paths"]["/v1/agencies/{code}/receipts"]["post"]["responses"]
-    assert set(receipts) == set(["200", "400", "401", "408", "413", "422", "500", "503"])
+    assert set(receipts) == {"200", "400", "401", "408", "413", "422", "500", "503"}
 
 
 @pytest.mark.parametrize("name", [name for name, kind in registry().items() if kind.senders == "agencies"])
