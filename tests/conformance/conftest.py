@@ -251,8 +251,8 @@ def city(gateway: Gateway) -> Agency:
 
 
 async def together(*parts: Awaitable[Any]) -> None:
-    """Wait for several slow things at once; the first failure is raised after all have ended."""
+    """Wait for several slow things at once; every failure is told."""
     results = await asyncio.gather(*parts, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    failures = [result for result in results if isinstance(result, BaseException)]
+    if failures:
+        raise BaseExceptionGroup(f"{len(failures)} of {len(results)} failed", failures)
