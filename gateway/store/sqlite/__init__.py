@@ -11,7 +11,6 @@ Here each promise of `gateway.store.base` becomes one trip of one of these funct
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -69,8 +68,7 @@ class SqliteStore:
     async def ready(self) -> bool:
         try:
             async with asyncio.timeout(READY_S):
-                await self._db.write(_probe)
-                await self._db.read(control.revision)
+                await self._db.probe()
         except (StoreUnavailable, TimeoutError):
             return False
         return True
@@ -183,7 +181,3 @@ class SqliteStore:
         await self._db.read(control.revision)  # is it open?
         # A connection of its own, which reads for as long as the copy takes; nobody waits for it.
         await asyncio.to_thread(copies.backup, self.path, Path(path), progress)
-
-
-def _probe(conn: sqlite3.Connection) -> None:
-    conn.execute("UPDATE meta SET probed = probed + 1")

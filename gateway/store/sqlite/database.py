@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -27,6 +28,7 @@ from gateway.store.sqlite import schema
 R = TypeVar("R")
 Work = Callable[[sqlite3.Connection], R]
 
+ROOM_BYTES: Final = 1 << 18  # what must fit on a disk that was full before it counts as ready again
 BUSY_S: Final = 5.0  # how long a trip waits for another process that writes
 BACKOFF_S: Final = (0.1, 0.3, 1.0, 3.0)  # between attempts to open again; the last one repeats
 CACHE_KIB: Final = 32 * 1024  # pages kept for each connection
@@ -122,6 +124,7 @@ class Database:
         self._stopping: list[asyncio.Future[Any]] = []
         self._held: int | None = None
         self._closed = True
+        self._full = False  # the disk was, when it was last tried
         self._failures = 0
         self._not_before = 0.0  # loop time of the next attempt to open again
 
@@ -165,6 +168,14 @@ class Database:
     async def read(self, work: Work[R]) -> R:
         return await self._on(1, lambda lane: lane.trip(work))
 
+    async def probe(self) -> None:
+        """Commit something, and read."""
+        if self._full:  # a page or two may still find a place where an append does not
+            await self.write(partial(_probe, room=ROOM_BYTES))
+        await self.write(_probe)
+        self._full = False
+        await self.read(lambda conn: conn.execute("SELECT probed FROM meta").fetchone())
+
     async def checkpoint(self) -> bool:
         """Copy the log to the file and cut it to nothing. False when a reader of an older state prevents that now."""
         return await self._on(0, lambda lane: lane.hop(_checkpoint))
@@ -176,6 +187,7 @@ class Database:
         except sqlite3.Error as error:
             if _primary(error) in _OURS:
                 raise
+            self._full = self._full or _primary(error) == sqlite3.SQLITE_FULL
             log.warning("store_failed", error=str(error), code=error.sqlite_errorname)
             raise StoreUnavailable(f"the store failed: {error}") from error
         finally:
@@ -191,8 +203,10 @@ class Database:
             await writer.hop(_use_wal)
             await writer.hop(_set_up)
             await writer.trip(lambda conn: schema.migrate(conn, schema.migrations()))
-            if after_failure and not await writer.hop(_checkpoint):
-                raise StoreUnavailable("the log of the store cannot be read back while others read")
+            if after_failure:
+                if not await writer.hop(_checkpoint):
+                    raise StoreUnavailable("the log of the store cannot be read back while others read")
+                await writer.trip(_probe)
             await reader.open()
             await reader.hop(_set_up)
             self.epoch = await reader.trip(lambda conn: str(conn.execute("SELECT epoch FROM meta").fetchone()[0]))
@@ -288,6 +302,11 @@ def _checkpoint(conn: sqlite3.Connection) -> bool:
     """TRUNCATE, not PASSIVE: all frames, synced, and the log emptied, or False."""
     busy, _, _ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not busy
+
+
+def _probe(conn: sqlite3.Connection, room: int = 0) -> None:
+    """Something to commit, with so many bytes beside it."""
+    conn.execute("UPDATE meta SET probed = probed + 1, room = zeroblob(?)", (room,))
 
 
 def _primary(error: sqlite3.Error) -> int:

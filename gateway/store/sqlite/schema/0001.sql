@@ -5,7 +5,8 @@ CREATE TABLE meta (
     schema   INTEGER NOT NULL,            -- how many migrations this file has seen
     epoch    TEXT    NOT NULL,            -- the life of all logs here; a restore gives a new one
     revision INTEGER NOT NULL DEFAULT 0,  -- grows with every change of agencies or revocations
-    probed   INTEGER NOT NULL DEFAULT 0   -- written by ready()
+    probed   INTEGER NOT NULL DEFAULT 0,  -- written by ready(),
+    room     BLOB                         -- and this when the disk was full
 );
 
 CREATE TABLE feeds (
