@@ -207,6 +207,7 @@ class Ended:
 
 
 Observe = Callable[[str, Message], None]
+Tap = Callable[[Literal["<", ">"], Message], None]
 
 
 class Client:
@@ -214,7 +215,8 @@ class Client:
 
     `address` is the gateway's http(s) URL, `token` is asked for a token at the start, when one ends and when one was
     refused. `feeds` are agency feeds to follow. `observe(t, message)` is told of every message of the gateway but
-    events, and of `lost` with `code`, `reason` and `wait` (seconds until the next try); it must not block.
+    events, and of `lost` with `code`, `reason` and `wait` (seconds until the next try). `tap("<" or ">", message)` is
+    told of every message as it came or just before it goes, events included. Neither may block.
     """
 
     def __init__(
@@ -229,10 +231,12 @@ class Client:
         subprotocol: str = "vestnik.v1.json",
         agent: str = "vestnik-sim",
         observe: Observe = lambda t, message: None,
+        tap: Tap = lambda way, message: None,
         rng: random.Random | None = None,
     ):
         self.address = address.rstrip("/")
-        self.device, self.token, self.keeper, self.agent, self.observe = device, token, keeper, agent, observe
+        self.device, self.token, self.keeper, self.agent = device, token, keeper, agent
+        self.observe, self.tap = observe, tap
         self.feeds, self.mode, self.subprotocol = list(feeds), mode, subprotocol
         self.rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self.backoff_s = BACKOFF_S
@@ -337,7 +341,9 @@ class _Session:
         return self._ended or Ended(None, "closed")
 
     async def send(self, t: str, **fields: Any) -> None:
-        await self._ws.send(self._codec.encode({"t": t, **fields}), text=self._codec.opcode == TEXT)
+        message = {"t": t, **fields}
+        self.client.tap(">", message)
+        await self._ws.send(self._codec.encode(message), text=self._codec.opcode == TEXT)
 
     async def _follow(self) -> None:
         await self._hello()
@@ -348,6 +354,7 @@ class _Session:
             except TimeoutError:
                 return self._end("silence")
             message = self._codec.read(frame)
+            self.client.tap("<", message)
             try:
                 await self._receive(message)
             except Hole as hole:
