@@ -40,6 +40,10 @@ class Closed(Exception):
         self.code, self.reason = code, reason
 
 
+def ended(closed: ConnectionClosed) -> Closed:
+    return Closed(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Closed(None)
+
+
 # What a message looks like. Unknown keys are allowed: "both sides ignore unknown keys".
 
 
@@ -213,7 +217,10 @@ class Device:
 
     async def send(self, t: str, **fields: Any) -> None:
         assert self.ws is not None
-        await self.ws.send(encode({"t": t, **fields}, self.protocol))
+        try:
+            await self.ws.send(encode({"t": t, **fields}, self.protocol))
+        except ConnectionClosed as closed:
+            raise ended(closed) from None
 
     async def hello(self, *, resume: Any = None, **fields: Any) -> Message:
         """Say hello and return `welcome`, which must be the first answer. `resume=True` gives what this device
@@ -238,7 +245,7 @@ class Device:
         try:
             raw = await asyncio.wait_for(self.ws.recv(), timeout)
         except ConnectionClosed as closed:
-            raise Closed(closed.rcvd.code if closed.rcvd else None, closed.rcvd.reason if closed.rcvd else "") from None
+            raise ended(closed) from None
         message = decode(raw, self.protocol)
         check(message)
         assert isinstance(message, dict)
@@ -403,8 +410,6 @@ class Device:
             for _ in range(count):
                 await self.send(t, **fields)
             await self.settle()
-        except ConnectionClosed as closed:  # the library's, when it is cut while we write
-            return Closed(closed.rcvd.code if closed.rcvd else None)
         except Closed as closed:
             return closed
         return None

@@ -111,7 +111,7 @@ class TestPublish:
 
     def test_file_and_standard_input(self, own: Gateway, account: str) -> None:
         agency, secret = self.secret(own, "publisher")
-        events = [agency.notice(account, f"№ {number}") for number in range(5)]
+        events = [agency.notice(account, f"№ {number}") for number in range(1203)]  # more than one batch holds
         lines = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events).encode()
         path = own.home / "events.jsonl"
         path.write_bytes(lines)
@@ -127,10 +127,12 @@ class TestPublish:
             ).stderr
         own.command("publish", "--agency", "publisher", "-", "--secret-file", str(secret_path), stdin=lines)
         bearer = token(own, account)
-        document = get(own.port, f"/v1/feeds/account:{account}/events?after=0", bearer).json
-        assert [event["id"] for _, event in document["events"]] == [event["id"] for event in events], (
-            "the second time were duplicates"
-        )
+        stored = []
+        for after in (0, 500, 1000):
+            query = f"after={after}&limit=500"
+            stored += get(own.port, f"/v1/feeds/account:{account}/events?{query}", bearer).json["events"]
+        # The second time they were duplicates.
+        assert [event["id"] for _, event in stored] == [event["id"] for event in events]
 
     def test_refused(self, own: Gateway, account: str) -> None:
         """What the gateway refuses ends with a code of its own and words; nothing that programs would take for a

@@ -873,6 +873,19 @@ class TestSubscribe:
         if isinstance(feed, str) and "feed" in error:
             assert error["feed"] == feed
 
+    async def test_in_the_order_of_asking(self, city: Agency, device: Device) -> None:
+        """Asked at once: answered in order, and what is said last holds."""
+        await device.start()
+        for number in range(6):
+            await device.send(("subscribe", "unsubscribe")[number % 2], feed=city.feed, ref=number)
+        await device.send("subscribe", feed=city.feed, ref="last")
+        await device.until("subscribed", ref="last")
+        answers = [m["ref"] for m in device.answers("subscribed", "unsubscribed")]
+        assert answers == [0, 1, 2, 3, 4, 5, "last"]
+        await device.caught_up()
+        offset = city.post(city.public()).result["offset"]
+        await device.reach(offset, city.feed)
+
     async def test_own_feed_stays(self, tax: Agency, device: Device) -> None:
         """`unsubscribe` is for agency feeds: the account's own cannot be left."""
         await device.start()
@@ -1020,6 +1033,51 @@ class TestDevices:
             assert (await device.closed()).code == 4409
             tax.send(tax.notice(device.account))
             await newer.reach(1)
+
+    async def test_many_sessions_of_a_device_at_once(self, gateway: Gateway, tax: Agency, account: str) -> None:
+        """Whichever was the newest lives, all others end with 4409."""
+        sessions = [gateway.device(account, device="same") for _ in range(6)]
+
+        async def ended(session: Device) -> int | None:
+            try:
+                await session.hello()
+                await session.settle()
+                await session.reach(1)
+            except Closed as closed:
+                return closed.code
+            return 0
+
+        try:
+            await asyncio.gather(*(session.open() for session in sessions))
+            ends = [asyncio.ensure_future(ended(session)) for session in sessions]
+            deadline = time.monotonic() + 4
+            while sum(not end.done() for end in ends) > 1:
+                assert time.monotonic() < deadline, "more than one lives"
+                await asyncio.sleep(0.02)
+            tax.send(tax.notice(account))
+            assert sorted(await asyncio.gather(*ends)) == [0] + [4409] * 5  # type: ignore[type-var]
+        finally:
+            await asyncio.gather(*(session.close() for session in sessions))
+
+    async def test_many_devices_at_once(self, gateway: Gateway, account: str) -> None:
+        """Ten of them find room, whoever comes first."""
+        devices = [gateway.device(account) for _ in range(14)]
+
+        async def enter(device: Device) -> int | None:
+            try:
+                await device.hello()
+                await device.settle()
+            except Closed as closed:
+                return closed.code
+            return 0
+
+        try:
+            await asyncio.gather(*(device.open() for device in devices))
+            codes = await asyncio.gather(*(enter(device) for device in devices))
+            assert [codes.count(code) for code in (0, 4403)] == [10, 4]
+            assert len(gateway.get("/v1/devices", account).json) == 10
+        finally:
+            await asyncio.gather(*(device.close() for device in devices))
 
     async def test_same_device_name_of_another_account(self, gateway: Gateway, account: str, device: Device) -> None:
         await device.start()
@@ -1187,6 +1245,7 @@ class TestIdle:
                 await device.send("token", token=quick.token(account, ttl=2))
                 await device.until("renewed", "error")
                 if device.answers("renewed"):
+                    await device.until("expiring")
                     assert (await device.closed(9)).code == 4401
 
         await together(ends(), warned(), renewed(), renewed_by_a_shorter_one())
@@ -1315,6 +1374,30 @@ class TestIdle:
                 assert 0.3 < saver.at[f"{saver.feed}/1"] - began < 2.5
                 assert [len(message["events"]) for message in saver.answers("batch")] == [5]
                 assert saver.answers("event") == []
+
+    async def test_saver_batches_are_bounded(self, quick: Gateway, account: str) -> None:
+        """ "up to 100 events or 64 KiB" (`Device` measures each), compressed or not, replayed or live."""
+        tax = quick.agencies["tax"]
+
+        def some() -> list[Message]:
+            return notices(tax, account, 70) + [tax.notice(account, text="x" * 30_000) for _ in range(3)]
+
+        devices = [quick.device(account, protocol=protocol) for protocol in (*BOTH, *BOTH)]
+        try:
+            for at, device in enumerate(devices):
+                await device.start(mode="saver", compression="deflate" if at < 2 else None)
+                await device.caught_up()
+            tax.send(*some())
+            await asyncio.gather(*(device.reach(73, ack=True) for device in devices))
+            for device in devices:
+                assert len(device.answers("batch")) >= 2
+                await device.close()
+            tax.send(*some())
+            await devices[0].start(mode="saver", compression="deflate", resume=True)
+            await devices[0].reach(146, ack=True)
+            assert devices[0].received() == list(range(1, 147))
+        finally:
+            await asyncio.gather(*(device.close() for device in devices))
 
     async def test_saver_urgent(self, quick: Gateway, account: str) -> None:
         """ "an urgent one takes everything gathered before it in its feed along at once"."""
