@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,10 +32,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "vestnik.db")
+    async with opened(tmp_path / "vestnik.db") as store:
+        yield store
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStore]:
+    """Closed again also when the test fails: a thread that is left keeps the interpreter from ending."""
+    store = SqliteStore(path)
     await store.open()
-    yield store
-    await store.close()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 async def on_thread(store: SqliteStore, lane: int, work: Callable[[], None]) -> None:
@@ -123,12 +132,10 @@ def test_a_disk_that_goes_on_failing_is_tried_again_at_most_every_few_seconds(tm
     found: list[object] = []
 
     async def life() -> None:
-        store = SqliteStore(tmp_path / "vestnik.db")
-        await store.open()
-        await fill(store, 3)
-        fail("fdatasync", "fsync", error=errno.EIO)  # of this thread and all that it starts from now on
-        await on_thread(store, 0, lambda: fail("fdatasync", "fsync", error=errno.EIO))
-        try:
+        async with opened(tmp_path / "vestnik.db") as store:
+            await fill(store, 3)
+            fail("fdatasync", "fsync", error=errno.EIO)  # of this thread and all that it starts from now on
+            await on_thread(store, 0, lambda: fail("fdatasync", "fsync", error=errno.EIO))
             for _ in range(300):
                 try:
                     found.append(await store.append([draft("a")], NOW))
@@ -137,8 +144,6 @@ def test_a_disk_that_goes_on_failing_is_tried_again_at_most_every_few_seconds(tm
                 await asyncio.sleep(0.002)
             found.append(await store.ready())
             found.append(store._db._failures)
-        finally:
-            await store.close()
 
     before = threading.active_count()
     runner = threading.Thread(target=lambda: asyncio.run(life()))
@@ -149,11 +154,9 @@ def test_a_disk_that_goes_on_failing_is_tried_again_at_most_every_few_seconds(tm
     assert threading.active_count() == before, "no thread is left of connections that failed"
 
     async def after() -> None:
-        store = SqliteStore(tmp_path / "vestnik.db")
-        await store.open()
-        assert offsets(await page(store))[:3] == [1, 2, 3]
-        assert await store.ready()
-        await store.close()
+        async with opened(tmp_path / "vestnik.db") as store:
+            assert offsets(await page(store))[:3] == [1, 2, 3]
+            assert await store.ready()
 
     asyncio.run(after())
 
@@ -200,31 +203,29 @@ def small_disk(path: Path, size: int) -> Iterator[Callable[[], None]]:
 
 async def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2_000_000) as make_room:
-        store = SqliteStore(tmp_path / "disk" / "vestnik.db")
-        await store.open()
-        done: list[Stored] = []
-        refused = 0
-        for n in range(400):
-            batch = [draft(f"{n}-{k}", f"account:{k}", text="x" * 3000) for k in range(3)]
-            try:
-                done += stored(await store.append(batch, NOW))
-            except StoreUnavailable:
-                refused += 1
-                if refused == 5:
-                    break
-                await asyncio.sleep(0.1)
-        assert refused == 5, "the disk never was full"
-        assert done
-        assert await store.ready() is False
-        make_room()
-        await ready(store)
-        pages = await store.read([Range(f"account:{k}", 0, 1000, 1 << 30) for k in range(3)])
-        rows: dict[tuple[str, int], Row] = {(found.feed, row.offset): row for found in pages for row in found.rows}
-        assert all(rows[outcome.feed, outcome.offset] == outcome.row for outcome in done)
-        assert len({found.head for found in pages}) == 1, "each call wrote all of its three events or none"
-        assert all(offsets(found) == list(range(1, found.head + 1)) for found in pages)
-        await fill(store, 3, "account:more")
-        await store.close()
+        async with opened(tmp_path / "disk" / "vestnik.db") as store:
+            done: list[Stored] = []
+            refused = 0
+            for n in range(400):
+                batch = [draft(f"{n}-{k}", f"account:{k}", text="x" * 3000) for k in range(3)]
+                try:
+                    done += stored(await store.append(batch, NOW))
+                except StoreUnavailable:
+                    refused += 1
+                    if refused == 5:
+                        break
+                    await asyncio.sleep(0.1)
+            assert refused == 5, "the disk never was full"
+            assert done
+            assert await store.ready() is False
+            make_room()
+            await ready(store)
+            pages = await store.read([Range(f"account:{k}", 0, 1000, 1 << 30) for k in range(3)])
+            rows: dict[tuple[str, int], Row] = {(found.feed, row.offset): row for found in pages for row in found.rows}
+            assert all(rows[outcome.feed, outcome.offset] == outcome.row for outcome in done)
+            assert len({found.head for found in pages}) == 1, "each call wrote all of its three events or none"
+            assert all(offsets(found) == list(range(1, found.head + 1)) for found in pages)
+            await fill(store, 3, "account:more")
 
 
 # A file that is locked
@@ -232,19 +233,17 @@ async def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
 
 async def test_a_file_locked_beyond_the_timeout_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_S", 0.05)
-    store = SqliteStore(tmp_path / "vestnik.db")
-    await store.open()
-    await fill(store, 3)
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable, match="locked"):
-            await store.append([draft("a")], NOW)
-        assert await store.ready() is False
-        assert offsets(await page(store)) == [1, 2, 3], "reading goes on"
-        other.execute("ROLLBACK")
-    assert await store.ready() is True
-    assert stored(await store.append([draft("a")], NOW))[0].offset == 4
-    await store.close()
+    async with opened(tmp_path / "vestnik.db") as store:
+        await fill(store, 3)
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await store.append([draft("a")], NOW)
+            assert await store.ready() is False
+            assert offsets(await page(store)) == [1, 2, 3], "reading goes on"
+            other.execute("ROLLBACK")
+        assert await store.ready() is True
+        assert stored(await store.append([draft("a")], NOW))[0].offset == 4
 
 
 # A process that is killed
@@ -268,36 +267,30 @@ def test_what_was_told_to_be_stored_is_there_after_each_of_ten_kills(tmp_path: P
 
 
 async def _check(path: Path, told: set[int]) -> None:
-    store = SqliteStore(path)
-    await store.open()
-    pages = await store.read([Range(f"account:{n}", 0, 10_000, 1 << 30) for n in range(3)])
-    found = [int(id) for each in pages for id in ids(each)]
-    assert len(found) == len(set(found))
-    assert told <= set(found)
-    assert all(offsets(each) == list(range(1, each.head + 1)) for each in pages)
-    assert len(await store.unpublished(NOW + 1, 100_000)) == len(found)
-    await store.close()
+    async with opened(path) as store:
+        pages = await store.read([Range(f"account:{n}", 0, 10_000, 1 << 30) for n in range(3)])
+        found = [int(id) for each in pages for id in ids(each)]
+        assert len(found) == len(set(found))
+        assert told <= set(found)
+        assert all(offsets(each) == list(range(1, each.head + 1)) for each in pages)
+        assert len(await store.unpublished(NOW + 1, 100_000)) == len(found)
 
 
 async def test_a_killed_store_is_the_same_as_one_that_was_closed(tmp_path: Path) -> None:
     """Files as they lie on the disk in the middle of a life, opened elsewhere."""
-    store = SqliteStore(tmp_path / "vestnik.db")
-    await store.open()
-    dice = Dice(3, store.epoch)
-    for _ in range(60):
-        name, args, more = dice.call()
-        await getattr(store, name)(*args, **more)
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in ("vestnik.db", "vestnik.db-wal"):
-        await asyncio.to_thread(_copy, tmp_path / name, copy / name)
-    other = SqliteStore(copy / "vestnik.db")
-    await other.open()
-    feeds = [Range(feed, 0, 1000) for feed in (ANN, "account:bob", "agency:tax", "agency:law")]
-    assert await other.read(feeds) == await store.read(feeds)
-    assert await other.devices("ann") == await store.devices("ann")
-    await other.close()
-    await store.close()
+    async with opened(tmp_path / "vestnik.db") as store:
+        dice = Dice(3, store.epoch)
+        for _ in range(60):
+            name, args, more = dice.call()
+            await getattr(store, name)(*args, **more)
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for name in ("vestnik.db", "vestnik.db-wal"):
+            await asyncio.to_thread(_copy, tmp_path / name, copy / name)
+        async with opened(copy / "vestnik.db") as other:
+            feeds = [Range(feed, 0, 1000) for feed in (ANN, "account:bob", "agency:tax", "agency:law")]
+            assert await other.read(feeds) == await store.read(feeds)
+            assert await other.devices("ann") == await store.devices("ann")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from gateway.errors import ConfigError
@@ -22,19 +22,17 @@ def backup(source: Path, target: Path, progress: Progress | None = None) -> None
     The target is there whole or not at all. Raises ConfigError when it cannot be written, sqlite3.Error when the
     source cannot be read."""
     target = target.absolute()
-    part = _part(target)
     try:
         # One read transaction for the whole copy: it is one moment, and the commits of others do not start it anew.
-        with closing(_connect(source, "ro")) as conn, _writing(part), closing(_connect(part, "rw")) as copy:
+        with closing(_connect(source, "ro")) as conn, _part(target) as part, closing(_connect(part, "rw")) as copy:
             conn.execute("BEGIN")
             number(conn, "SELECT schema FROM meta")
             conn.backup(copy, pages=_STEP_PAGES, progress=_told(progress))
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
-        _put(part, target)
+            copy.close()
+            _put(part, target)
     except sqlite3.OperationalError as error:
         raise ConfigError(f"{target} cannot be written: {error}.") from error
-    finally:
-        _remove(part)
 
 
 def restore(file: Path, target: Path, progress: Progress | None = None) -> str:
@@ -51,15 +49,14 @@ def restore(file: Path, target: Path, progress: Progress | None = None) -> str:
         raise ConfigError(f"{target} is in use: stop the gateway and its workers first.") from error
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
-    part = _part(target)
     try:
-        epoch = _prepare(file, part, progress)
-        for beside in ("-wal", "-shm", "-journal"):  # of the store that is replaced: never to be read into the new one
-            _remove(target.with_name(target.name + beside))
-        _put(part, target)
+        with _part(target) as part:
+            epoch = _prepare(file, part, progress)
+            for beside in ("-wal", "-shm", "-journal"):  # of what is replaced: never to be read into the new one
+                target.with_name(target.name + beside).unlink(missing_ok=True)
+            _put(part, target)
         return epoch
     finally:
-        _remove(part)
         os.close(held)
 
 
@@ -67,7 +64,7 @@ def _prepare(file: Path, part: Path, progress: Progress | None) -> str:
     """A checked copy of the backup, of the newest schema and with an epoch of its own."""
     epoch = schema.new_epoch()
     try:
-        with _writing(part), closing(_connect(file, "ro")) as backup, closing(_connect(part, "rw")) as conn:
+        with closing(_connect(file, "ro")) as backup, closing(_connect(part, "rw")) as conn:
             number(backup, "SELECT count(*) FROM sqlite_schema")  # is it a database at all?
             backup.backup(conn, pages=_STEP_PAGES, progress=_told(progress))
             conn.execute("PRAGMA journal_mode = DELETE")
@@ -96,19 +93,19 @@ def _told(progress: Progress | None) -> Callable[[int, int, int], None] | None:
     return lambda status, remaining, total: progress(total - remaining, total)
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(f"{target.name}.{os.getpid()}.part")
-
-
 @contextmanager
-def _writing(part: Path) -> Iterator[None]:
-    """Makes the file, for its owner only. Whatever the disk says inside becomes one sentence."""
+def _part(target: Path) -> Iterator[Path]:
+    """An empty file beside the target, for its owner only; gone afterwards if it was not put in place."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        _remove(part)
+        part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        yield
     except OSError as error:
-        raise ConfigError(f"{part} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _put(part: Path, target: Path) -> None:
@@ -127,8 +124,3 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _remove(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        path.unlink()
