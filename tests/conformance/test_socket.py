@@ -886,6 +886,31 @@ class TestSubscribe:
         offset = city.post(city.public()).result["offset"]
         await device.reach(offset, city.feed)
 
+    async def test_seam(self, city: Agency, device: Device) -> None:
+        """Invariant 12 for a feed that is left and followed again by its position while events keep coming."""
+        first = city.post(city.public()).result
+        epoch, start = first["epoch"], first["offset"]
+
+        def publish() -> None:
+            for _ in range(40):
+                city.send(*(city.public() for _ in range(5)))
+
+        publisher = asyncio.get_running_loop().run_in_executor(None, publish)
+        await device.start()
+        for _ in range(12):
+            position = max([start, *device.received(city.feed)])
+            await device.send("subscribe", feed=city.feed, resume={"epoch": epoch, "offset": position})
+            assert (await device.until("subscribed"))["from"] == position
+            await device.idle(0.03)
+            await device.send("unsubscribe", feed=city.feed)
+            await device.until("unsubscribed")
+        await publisher
+        position = max([start, *device.received(city.feed)])
+        await device.send("subscribe", feed=city.feed, resume={"epoch": epoch, "offset": position})
+        await device.until("live", feed=city.feed)
+        assert device.received(city.feed) == list(range(start + 1, start + 201))
+        assert device.repeats == 0
+
     async def test_own_feed_stays(self, tax: Agency, device: Device) -> None:
         """`unsubscribe` is for agency feeds: the account's own cannot be left."""
         await device.start()
