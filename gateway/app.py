@@ -95,7 +95,7 @@ class Gateway:
             Exception: problems.on_fault,
         }
         bound = [Middleware(Bound, limit=self.settings.max_requests, retry_s=self.settings.busy_retry_s)]
-        app = Starlette(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
+        app = Application(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
         # A redirect to the same address without its slash would be made of the Host header, which anybody can choose.
         app.router.redirect_slashes = False
         app.state.gate = self.gate
@@ -194,6 +194,17 @@ class Gateway:
 
     async def show_metrics(self, request: Request) -> Response:
         return Response(self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+class Application(Starlette):
+    """Handshakes go straight to the router: the middlewares are HTTP's, and a storm of reconnects pays for each."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope["app"] = self
+            await self.router(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class Bound:
@@ -300,7 +311,7 @@ async def _serve(settings: Settings, sock: socket.socket) -> int:
     gateway.asgi.state.origins = settings.allowed_origins(port)
     config = uvicorn.Config(
         gateway.asgi,
-        http=wire.edge(gateway.deadlines),
+        http=wire.edge(gateway.deadlines, sock.getsockname()[:2]),
         ws="none",
         loop="none",
         lifespan="off",

@@ -37,6 +37,7 @@ SLICE = 256  # sessions of a broadcast written before others get their turn: abo
 WRITE_BYTES = 65_536  # written to one session in one go; more would only fill the transport's buffer
 READ_FEEDS = 256  # sessions behind that share one trip to the store
 JOINS = 256  # hellos that share one trip
+GATHER_S = 0.004  # after a trip that was shared, while more gathers: a trip costs more than what one session does there
 MARKS = 10_000  # `seen` and last times here that wait while the store is away; protects memory, the oldest go first
 RETRY_S = 0.5  # before a read that failed is tried again
 LINGER_S = 2.0  # how long a feed without sessions keeps its subscription
@@ -95,6 +96,7 @@ class Hub:
         self._waves: list[deque[tuple[Feed, list[Follow], int]]] = [deque() for _ in range(4)]
         self._waving = False
         self._dirty: list[Follow] = []
+        self._dirty_accounts: set[str] = set()
         self._seen: list[tuple[str, Sequence[int], float]] = []
         self._touched: list[tuple[str, str, float]] = []
         self._flush_wanted = asyncio.Event()
@@ -363,7 +365,7 @@ class Hub:
                             self._serve(follow, found[key], ready)
                         except Exception:
                             self._failed(follow.session)
-                await asyncio.sleep(0)
+                await asyncio.sleep(GATHER_S if len(group) > 1 else 0)
 
     def _serve(self, follow: Follow, page: Page, ready: dict[object, bytes]) -> None:
         """Write a page read from the store, if the session can still take it."""
@@ -457,13 +459,15 @@ class Hub:
             while self._joins:
                 group = [self._joins.popleft() for _ in range(min(JOINS, len(self._joins)))]
                 await self._join_trip(group)
+                if len(group) > 1:
+                    await asyncio.sleep(GATHER_S)
 
     async def _join_trip(self, group: list[tuple[Session, Join]]) -> None:
         names = {name for _, join in group for name in join.feeds}
         try:
             await self._subscribe([name for name in names if not self.feeds[name].follows])
             accounts = {join.account for _, join in group}
-            if any(follow.session.account in accounts for follow in self._dirty):
+            if not self._dirty_accounts.isdisjoint(accounts):
                 await self._flush()  # a device that flaps starts after what it acknowledged a moment ago
             results = await self.store.join([join for _, join in group])
         except StoreUnavailable as error:
@@ -560,6 +564,7 @@ class Hub:
         if not follow.dirty:
             follow.dirty = True
             self._dirty.append(follow)
+            self._dirty_accounts.add(follow.session.account)
 
     def was_seen(self, feed: str, offsets: Sequence[int]) -> None:
         self._seen.append((feed, offsets, time.time()))
@@ -583,6 +588,7 @@ class Hub:
 
     async def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
+        self._dirty_accounts.clear()
         seen, self._seen = self._seen, []
         touched, self._touched = self._touched, []
         now, epoch = time.time(), self.store.epoch

@@ -70,7 +70,7 @@ class _Json:
         try:
             # The first refuses wrong UTF-8, lone surrogates, NaN and infinities; only the second sees a key twice.
             orjson.loads(payload)
-            value = json.loads(payload.decode(), object_pairs_hook=_distinct)
+            value = _STRICT(payload.decode())
         except (ValueError, RecursionError):
             raise _bad("not a JSON map") from None
         return _checked(value)
@@ -174,6 +174,9 @@ def _distinct(pairs: list[tuple[Any, Any]]) -> Map:
         if type(key) is not str:
             raise ValueError
     return value
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_distinct).decode  # `json.loads` would make a decoder each time
 
 
 def _checked(value: Any) -> Map:

@@ -20,6 +20,7 @@ from gateway.errors import VestnikError
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # in C: the table is asked several times a connection
     OPENING = "OPENING"
     HELLO = "HELLO"
     JOINING = "JOINING"
@@ -31,6 +32,7 @@ class State(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__
     ACCEPTED = "accepted"  # 101 was sent
     REFUSED = "refused"  # another status was sent: the handshake is over
     HELLO = "hello"  # a good hello came
