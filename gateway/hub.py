@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -462,6 +463,18 @@ class Hub:
                 if len(group) > 1:
                     await asyncio.sleep(GATHER_S)
 
+    def _with_connected(self, joins: Iterable[Join]) -> list[Join]:
+        """Say which devices must not be forgotten: those connected here now, and those that join just before."""
+        connected: dict[str, frozenset[str]] = {}
+        told = []
+        for join in joins:
+            devices = connected.get(join.account)
+            if devices is None:
+                devices = self.connected(join.account)
+            told.append(dataclasses.replace(join, connected=devices))
+            connected[join.account] = devices | {join.device}
+        return told
+
     async def _join_trip(self, group: list[tuple[Session, Join]]) -> None:
         names = {name for _, join in group for name in join.feeds}
         try:
@@ -469,7 +482,7 @@ class Hub:
             accounts = {join.account for _, join in group}
             if not self._dirty_accounts.isdisjoint(accounts):
                 await self._flush()  # a device that flaps starts after what it acknowledged a moment ago
-            results = await self.store.join([join for _, join in group])
+            results = await self.store.join(self._with_connected(join for _, join in group))
         except StoreUnavailable as error:
             self.counts.store_failures += 1
             log.warning("join_failed", sessions=len(group), error=str(error))
@@ -572,6 +585,7 @@ class Hub:
     def left(self, session: Session) -> None:
         """A session ended: save its positions soon, and when it was last here."""
         self._touched.append((session.account, session.device, time.time()))
+        self._dirty_accounts.add(session.account)
         self._flush_wanted.set()
 
     async def _flushes(self) -> None:

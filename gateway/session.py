@@ -253,7 +253,6 @@ class Session:
                 resume={name: position for name, position in hello.resume.items() if name in wanted},
                 fresh=hello.fresh,
                 agent=hello.agent,
-                connected=hub.connected(claims.account),
                 now=time.time(),
             ),
         )
