@@ -522,7 +522,7 @@ class Hub:
             self._unpin(feed)
 
     def add(self, session: Session, start: Start) -> Follow:
-        """From now on the session follows the feed, after `start.offset`. Pump it once everything before it is written."""
+        """From now on the session follows the feed after `start.offset`. Pump it once all before it is written."""
         feed = self.feeds.get(start.feed)
         if feed is None:
             feed = self.feeds[start.feed] = Feed(start.feed)

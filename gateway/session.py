@@ -96,7 +96,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 class Session:
-    """See the module. Made when the handshake is done; the connection calls `received`, `paused`, `resumed` and `lost`."""
+    """Made when the handshake is done; the connection calls `received`, `paused`, `resumed` and `lost`."""
 
     __slots__ = (
         "account",
@@ -604,7 +604,7 @@ class Session:
     # The end
 
     def drain(self, after: float) -> None:
-        """Contract: "This node goes away: reconnect at a random moment within `after` s; delivery goes on until then"."""
+        """Contract: "reconnect at a random moment within `after` s; delivery goes on until then"."""
         if self.state is State.LIVE:
             self.state = step(self.state, Event.DRAIN)
             self.send(messages.drain(after))

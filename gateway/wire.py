@@ -420,7 +420,7 @@ def _is_key(key: bytes) -> bool:
 
 
 class Carrier:
-    """Stands for transport and connection on an ASGI server without the hand-off: a bounded buffer and one writer task."""
+    """Stands for transport and connection on a server without the hand-off: a bounded buffer and a writer task."""
 
     HIGH, LOW = 65_536, 16_384  # bytes waiting: above HIGH the session pauses, below LOW it goes on
 
