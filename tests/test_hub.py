@@ -459,7 +459,7 @@ async def test_nothing_waits_behind_what_the_bus_lost(bench: Bench) -> None:
     """It may have been urgent."""
     phone = await saver(bench)
     await bench.publish(A)
-    lost, shown = await bench.commit(A, 2)
+    _lost, shown = await bench.commit(A, 2)
     bench.deliver(shown)
     await bench.settle()
     assert offsets(phone.read()) == [1, 2, 3]
