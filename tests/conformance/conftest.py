@@ -31,6 +31,9 @@ def free_port() -> int:
     return port
 
 
+Done = subprocess.CompletedProcess[bytes]
+
+
 class Gateway:
     """One `vestnik serve` on a free port with its own data. Settings are given by their names without `VESTNIK_`."""
 
@@ -53,18 +56,14 @@ class Gateway:
 
     def command(
         self, *arguments: str, stdin: bytes = b"", expect: int | None = 0, timeout: float = 30, **environment: str
-    ) -> subprocess.CompletedProcess[bytes]:
+    ) -> Done:
         """Run `vestnik …` on this gateway's settings. `expect` is the exit code, None takes any."""
         done = subprocess.run(
             [str(VESTNIK), *arguments], input=stdin, capture_output=True, timeout=timeout, check=False, cwd=self.home,
             env=self.environment | environment,
         )  # fmt: skip
-        assert expect is None or done.returncode == expect, (
-            arguments,
-            done.returncode,
-            done.stdout,
-            done.stderr.decode(),
-        )
+        said = (arguments, done.returncode, done.stdout, done.stderr.decode())
+        assert expect is None or done.returncode == expect, said
         return done
 
     def add_agency(self, code: str, *kinds: str) -> Agency:
