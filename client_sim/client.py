@@ -238,7 +238,7 @@ class Client:
         self.device, self.token, self.keeper, self.agent = device, token, keeper, agent
         self.observe, self.tap = observe, tap
         self.feeds, self.mode, self.subprotocol = list(feeds), mode, subprotocol
-        self.rng = rng or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self.rng = rng or random.Random()
         self.backoff_s = BACKOFF_S
         self._session: _Session | None = None
 

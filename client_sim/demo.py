@@ -42,7 +42,7 @@ class Cannot(Exception):
 class Demo:
     def __init__(self, host: str, port: int, data: Path, rate: float, console: Console):
         self.host, self.port, self.data, self.rate, self.console = host, port, data, rate, console
-        self.rng = random.Random()  # noqa: S311 - makes sample events
+        self.rng = random.Random()
         self.vestnik = Path(sys.executable).with_name("vestnik")
         self.log = data / "gateway.log"
 

@@ -111,7 +111,7 @@ class Tally:
 
 
 def thinned(samples: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most `most` samples for a plot: averages of what was counted, the worst of what was measured, the last states."""
+    """At most `most` samples for a plot: averages of counts, the worst of measures, the last states."""
     if len(samples) <= most:
         return samples
     step = math.ceil(len(samples) / most)
