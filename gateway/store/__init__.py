@@ -1,4 +1,4 @@
-"""The store: `base` says what it promises, `memory` shows it, `sqlite` keeps it."""
+"""The store: `base` says what it promises, `memory` shows it, `sqlite` and `postgresql` keep it."""
 
 from pathlib import Path
 
@@ -16,6 +16,10 @@ def open_store(url: str, data_dir: Path) -> Store:
         from gateway.store.memory import MemoryStore
 
         return MemoryStore()
+    if url.startswith("postgresql://"):
+        from gateway.store.postgresql import PostgresqlStore
+
+        return PostgresqlStore(url)
     from gateway.store.sqlite import SqliteStore
 
     return SqliteStore(sqlite_path(url, data_dir))
@@ -26,5 +30,7 @@ def sqlite_path(url: str, data_dir: Path) -> Path:
     other."""
     scheme, _, path = url.partition(":///")
     if scheme != "sqlite":
-        raise ConfigError(f"VESTNIK_STORE: {url.partition(':')[0]!r} is no store; use sqlite:///path or memory://.")
+        raise ConfigError(
+            f"VESTNIK_STORE: {url.partition(':')[0]!r} is no store; use sqlite:///path, postgresql://… or memory://."
+        )
     return Path(path) if path else data_dir / "vestnik.db"

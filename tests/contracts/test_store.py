@@ -41,7 +41,9 @@ from gateway.store.base import (
     TooManyDevices,
 )
 from gateway.store.memory import MemoryStore
+from gateway.store.postgresql import PostgresqlStore
 from gateway.store.sqlite import SqliteStore, restore
+from tests import postgresql_server
 
 NOW = 1_700_000_000.125
 ANN = "account:ann"
@@ -102,7 +104,34 @@ class Sqlite:
             await store.close()
 
 
-@pytest.fixture(params=[Memory, Sqlite], ids=["memory", "sqlite"])
+class Postgresql:
+    """An empty database on the server that all tests share. A restore is that of a dump."""
+
+    def __init__(self, path: Path) -> None:
+        self.server = postgresql_server.shared()
+        self.database = self.server.empty()
+        self.opened: list[PostgresqlStore] = []
+
+    async def open(self) -> Store:
+        store = PostgresqlStore(self.server.url(self.database))
+        await store.open()
+        self.opened.append(store)
+        return store
+
+    async def restored(self) -> Store:
+        dump = self.server.directory / f"{self.database}.dump"
+        copy = self.server.database()
+        self.server.run("pg_dump", "--format=custom", f"--file={dump}", "--dbname", self.server.local(self.database))
+        self.server.run("pg_restore", "--dbname", self.server.local(copy), str(dump))
+        self.database = copy
+        return await self.open()
+
+    async def close(self) -> None:
+        for store in self.opened:
+            await store.close()
+
+
+@pytest.fixture(params=[Memory, Sqlite, Postgresql], ids=["memory", "sqlite", "postgresql"])
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend = request.param(tmp_path)
     yield backend
