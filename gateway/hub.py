@@ -334,39 +334,44 @@ class Hub:
             await self._read_wanted.wait()
             self._read_wanted.clear()
             while self._behind:
-                group = [self._behind.popleft() for _ in range(min(READ_FEEDS, len(self._behind)))]
-                asked = [(follow, (follow.feed.name, follow.sent)) for follow in group if follow.index >= 0]
-                ranges = {key: 0 for _, key in asked}
-                for follow, key in asked:
-                    ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
-                begun = time.perf_counter()
+                await asyncio.sleep(GATHER_S if await self._read_trip() > 1 else 0)
+
+    async def _read_trip(self) -> int:
+        """Read a page for those who wait longest; how many they were. A method, so that pages and sessions are let go
+        when it is done and not at the next trip."""
+        group = [self._behind.popleft() for _ in range(min(READ_FEEDS, len(self._behind)))]
+        asked = [(follow, (follow.feed.name, follow.sent)) for follow in group if follow.index >= 0]
+        ranges = {key: 0 for _, key in asked}
+        for follow, key in asked:
+            ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
+        begun = time.perf_counter()
+        try:
+            pages = await self.store.read(
+                [Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()]
+            )
+        except StoreUnavailable as error:
+            self.counts.store_failures += 1
+            log.warning("read_failed", error=str(error))
+            self._behind.extendleft(follow for follow, _ in reversed(asked))
+            await asyncio.sleep(RETRY_S)
+            return 0
+        except Exception:
+            for follow, _ in asked:
+                self._failed(follow.session)
+            return 0
+        self.counts.read.observe(time.perf_counter() - begun)
+        self.counts.store_reads += 1
+        self.counts.store_ranges += len(pages)
+        found = dict(zip(ranges, pages, strict=True))
+        ready: dict[object, bytes] = {}
+        for follow, key in asked:
+            follow.reading = False
+            if follow.index >= 0:
                 try:
-                    pages = await self.store.read(
-                        [Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()]
-                    )
-                except StoreUnavailable as error:
-                    self.counts.store_failures += 1
-                    log.warning("read_failed", error=str(error))
-                    self._behind.extendleft(follow for follow, _ in reversed(asked))
-                    await asyncio.sleep(RETRY_S)
-                    continue
+                    self._serve(follow, found[key], ready)
                 except Exception:
-                    for follow, _ in asked:
-                        self._failed(follow.session)
-                    continue
-                self.counts.read.observe(time.perf_counter() - begun)
-                self.counts.store_reads += 1
-                self.counts.store_ranges += len(pages)
-                found = dict(zip(ranges, pages, strict=True))
-                ready: dict[object, bytes] = {}
-                for follow, key in asked:
-                    follow.reading = False
-                    if follow.index >= 0:
-                        try:
-                            self._serve(follow, found[key], ready)
-                        except Exception:
-                            self._failed(follow.session)
-                await asyncio.sleep(GATHER_S if len(group) > 1 else 0)
+                    self._failed(follow.session)
+        return len(group)
 
     def _serve(self, follow: Follow, page: Page, ready: dict[object, bytes]) -> None:
         """Write a page read from the store, if the session can still take it."""
@@ -458,9 +463,7 @@ class Hub:
             await self._join_wanted.wait()
             self._join_wanted.clear()
             while self._joins:
-                group = [self._joins.popleft() for _ in range(min(JOINS, len(self._joins)))]
-                await self._join_trip(group)
-                if len(group) > 1:
+                if await self._join_trip() > 1:
                     await asyncio.sleep(GATHER_S)
 
     def _with_connected(self, joins: Iterable[Join]) -> list[Join]:
@@ -475,7 +478,8 @@ class Hub:
             connected[join.account] = devices | {join.device}
         return told
 
-    async def _join_trip(self, group: list[tuple[Session, Join]]) -> None:
+    async def _join_trip(self) -> int:
+        group = [self._joins.popleft() for _ in range(min(JOINS, len(self._joins)))]
         names = {name for _, join in group for name in join.feeds}
         try:
             await self._subscribe([name for name in names if not self.feeds[name].follows])
@@ -499,6 +503,7 @@ class Hub:
                 self.joining.discard(session)
                 for name in join.feeds:
                     self._unpin(self.feeds[name])
+        return len(group)
 
     def _join_end(self, session: Session, result: Joined | TooManyDevices) -> None:
         self.joining.discard(session)

@@ -64,7 +64,7 @@ class Edge(HttpToolsProtocol):
         # uvicorn looks up two loggers and the address of the socket for each connection: a tenth of a connect's CPU.
         if self.pattern is None:
             super().__init__(config, server_state, app_state, _loop)
-            type(self).pattern = self.__dict__.copy()
+            type(self).pattern = {name: value for name, value in self.__dict__.items() if name != "parser"}
             return
         self.__dict__.update(self.pattern)
         self.parser = httptools.HttpRequestParser(self)
