@@ -64,6 +64,7 @@ class Gateway:
         self.publisher = Publisher(self.store, self.bus, self.counts)
         self.intake = Intake(settings, self.store, self.publisher, self.counts, self.gate.agencies)
         self.accounts = Accounts(self.gate, self.store, self.hub, self.control)
+        self.door = wire.Door(self.gate, settings.allowed_origins())
         self.deadlines = wire.Deadlines(settings.head_deadline_s)
         self.metrics.refresh.append(self.hub.gauges)
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,7 +75,7 @@ class Gateway:
         post, get, delete = ["POST"], ["GET"], ["DELETE"]
         accounts, intake = self.accounts, self.intake
         routes = [
-            WebSocketRoute("/v1/socket", wire.endpoint),
+            WebSocketRoute("/v1/socket", self.door),
             Route("/v1/agencies/{code}/events", intake.post_events, methods=post),
             Route("/v1/agencies/{code}/receipts", intake.post_receipts, methods=post),
             Route("/v1/snapshot", accounts.snapshot, methods=get),
@@ -98,8 +99,6 @@ class Gateway:
         app = Application(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
         # A redirect to the same address without its slash would be made of the Host header, which anybody can choose.
         app.router.redirect_slashes = False
-        app.state.gate = self.gate
-        app.state.origins = self.settings.allowed_origins()
         return app
 
     @contextlib.asynccontextmanager
@@ -308,7 +307,7 @@ async def _serve(settings: Settings, sock: socket.socket) -> int:
     gateway = Gateway(settings)
     await gateway.start()
     port = sock.getsockname()[1]
-    gateway.asgi.state.origins = settings.allowed_origins(port)
+    gateway.door.origins = settings.allowed_origins(port)
     config = uvicorn.Config(
         gateway.asgi,
         http=wire.edge(gateway.deadlines, sock.getsockname()[:2]),

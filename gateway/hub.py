@@ -24,6 +24,7 @@ from gateway.metrics import Counts
 from gateway.protocol import messages
 from gateway.protocol.codec import Codec
 from gateway.protocol.delivery import Track
+from gateway.rfc3339 import format_time
 from gateway.settings import Settings
 from gateway.store.base import CursorSave, Join, Joined, Page, Range, Start, Store, TooManyDevices
 from gateway.tail import Entries, Entry, Tail
@@ -346,9 +347,7 @@ class Hub:
             ranges[key] = max(ranges[key], min(100, follow.room(self.window)))
         begun = time.perf_counter()
         try:
-            pages = await self.store.read(
-                [Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()]
-            )
+            pages = await self.store.read([Range(feed, after, max(1, n)) for (feed, after), n in ranges.items()])
         except StoreUnavailable as error:
             self.counts.store_failures += 1
             log.warning("read_failed", error=str(error))
@@ -474,7 +473,7 @@ class Hub:
             devices = connected.get(join.account)
             if devices is None:
                 devices = self.connected(join.account)
-            told.append(dataclasses.replace(join, connected=devices))
+            told.append(dataclasses.replace(join, connected=devices) if devices else join)
             connected[join.account] = devices | {join.device}
         return told
 
@@ -493,11 +492,13 @@ class Hub:
             for session, _ in group:
                 session.close(4503, "the store does not answer")
         except Exception:
+            log.exception("join_failed", sessions=len(group))  # once, however many wait
             for session, _ in group:
-                self._failed(session)
+                session.close(4503, "the gateway failed")
         else:
+            time_text = format_time(time.time())
             for (session, _), result in zip(group, results, strict=True):
-                self._join_end(session, result)
+                self._join_end(session, result, time_text)
         finally:
             for session, join in group:
                 self.joining.discard(session)
@@ -505,13 +506,13 @@ class Hub:
                     self._unpin(self.feeds[name])
         return len(group)
 
-    def _join_end(self, session: Session, result: Joined | TooManyDevices) -> None:
+    def _join_end(self, session: Session, result: Joined | TooManyDevices, time_text: str) -> None:
         self.joining.discard(session)
         try:
             if isinstance(result, TooManyDevices):
                 session.close(4403, "the account has too many devices and all are connected")
             else:
-                session.joined(result)
+                session.joined(result, time_text)
         except Exception:
             self._failed(session)
 

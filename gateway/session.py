@@ -267,7 +267,7 @@ class Session:
         if already > self.gate.settings.feeds:  # the account's own is not counted
             raise Refused("limit", f"a session follows up to {self.gate.settings.feeds} feeds", name)
 
-    def joined(self, result: Joined) -> None:
+    def joined(self, result: Joined, time_text: str) -> None:
         """The store knows the device and where its feeds start: welcome it and go on from there."""
         if self.state is not State.JOINING:
             return  # it left meanwhile
@@ -290,7 +290,7 @@ class Session:
                 session=self.id,
                 account=self.account,
                 new=result.new,
-                time=format_time(time.time()),
+                time=time_text,
                 expires=format_time(claims.exp),
                 window=settings.window,
                 limits={

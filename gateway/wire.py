@@ -16,11 +16,12 @@ import contextlib
 import hashlib
 import urllib.parse
 from collections import deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 HANDOFF = "vestnik.handoff"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _PONGS_KEPT = 65_536  # bytes of outgoing buffer above which pings are not answered: who reads nothing gets no more
 
 
@@ -353,7 +355,7 @@ class Handshake:
     async def send(self, message: MutableMapping[str, Any]) -> None:
         match message["type"]:
             case "websocket.accept":
-                self._accept(message)
+                self.accept(message.get("subprotocol"))
             case "websocket.close":
                 self._refuse(403, "forbidden")
             case "websocket.http.response.start":
@@ -362,20 +364,16 @@ class Handshake:
                 status, headers = self.response
                 self._answer(status, headers, message.get("body", b""))
 
-    def _accept(self, message: MutableMapping[str, Any]) -> None:
+    def accept(self, subprotocol: str | None, extension: str | None = None) -> None:
+        """RFC 6455, 4.2.2: say yes."""
         if self.connection.transport.is_closing():
             return
         digest = base64.b64encode(hashlib.sha1(self.key + _GUID, usedforsecurity=False).digest())
-        lines = [
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
-            digest,
-        ]
-        if message.get("subprotocol"):
-            lines += [b"\r\nSec-WebSocket-Protocol: ", message["subprotocol"].encode("latin-1")]
-        for name, value in message.get("headers") or ():
-            lines += [b"\r\n", name, b": ", value]
+        chosen = b"\r\nSec-WebSocket-Protocol: " + subprotocol.encode("latin-1") if subprotocol else b""
+        if extension:
+            chosen += b"\r\nSec-WebSocket-Extensions: " + extension.encode("latin-1")
         self.accepted = True
-        self.connection.transport.write(b"".join([*lines, b"\r\n\r\n"]))
+        self.connection.transport.write(_SWITCHING + digest + chosen + b"\r\n\r\n")
 
     def take(self, make: Callable[[Connection], Session]) -> None:
         """Hand the accepted connection over: from now on bytes go to the session, and the ASGI application is done."""
@@ -516,59 +514,61 @@ class Carrier:
                 return
 
 
-async def endpoint(websocket: WebSocket) -> None:
-    """`GET /v1/socket`: decide over the handshake, then hand the connection over, or carry it where that cannot be."""
-    gate: Gate = websocket.app.state.gate
-    try:
-        codec = admit(websocket, gate, websocket.app.state.origins)
-    except Problem as problem:
-        await websocket.send_denial_response(problem_response(problem))
-        return
-    gate.counts.handshakes += 1
-    handshake: Handshake | None = (websocket.scope.get("extensions") or {}).get(HANDOFF)
-    headers = []
-    if handshake is not None:
-        offered = websocket.headers.getlist("sec-websocket-extensions")
-        extension = frames.negotiate(", ".join(offered)) if offered else None
-        if extension:
-            headers.append((b"Sec-WebSocket-Extensions", extension.encode()))
-        await websocket.accept(_chosen(websocket, codec), headers)
-        handshake.take(
-            lambda connection: Session(gate, codec, connection, connection.transport, deflate=bool(extension))
-        )
-        return
-    await websocket.accept(_chosen(websocket, codec))
-    carrier = Carrier(websocket)
-    await carrier.run(Session(gate, codec, carrier, carrier))
+class Door:
+    """`GET /v1/socket` as an ASGI application: decide over the handshake, then hand the connection over, or carry it
+    where that cannot be."""
 
+    def __init__(self, gate: Gate, origins: frozenset[str]):
+        self.gate = gate
+        self.origins = origins  # of browsers that may connect, see `Settings.allowed_origins`
 
-def _chosen(websocket: WebSocket, codec: Codec) -> str | None:
-    """A subprotocol is answered only when one was offered (RFC 6455, 4.2.2)."""
-    return codec.subprotocol if websocket.scope["subprotocols"] else None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gate, origin, offers = self.gate, None, []
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origin = value.decode("latin-1")
+            elif name == b"sec-websocket-extensions":
+                offers.append(value.decode("latin-1"))
+        subprotocols = scope["subprotocols"]
+        try:
+            codec = self.admit(origin, subprotocols)
+        except Problem as problem:
+            return await WebSocket(scope, receive, send).send_denial_response(problem_response(problem))
+        gate.counts.handshakes += 1
+        # A subprotocol is answered only when one was offered (RFC 6455, 4.2.2).
+        subprotocol = codec.subprotocol if subprotocols else None
+        handshake: Handshake | None = (scope.get("extensions") or {}).get(HANDOFF)
+        if handshake is not None:
+            extension = frames.negotiate(", ".join(offers)) if offers else None
+            handshake.accept(subprotocol, extension)
+            return handshake.take(
+                lambda connection: Session(gate, codec, connection, connection.transport, deflate=bool(extension))
+            )
+        websocket = WebSocket(scope, receive, send)
+        await websocket.accept(subprotocol)
+        carrier = Carrier(websocket)
+        return await carrier.run(Session(gate, codec, carrier, carrier))
 
-
-def admit(websocket: WebSocket, gate: Gate, origins: frozenset[str]) -> Codec:
-    """Contract, section 3: Origin on the list or absent, a known subprotocol or none, and room for one more. Raises
-    Problem.
-    """
-    rejects, settings, hub = gate.counts.rejects, gate.settings, gate.hub
-    origin = websocket.headers.get("origin")
-    if origin is not None and normal_origin(origin) not in origins:
-        rejects["origin"] += 1
-        raise Problem(
-            403, "forbidden", "Forbidden origin", "This page may not connect; add its origin to VESTNIK_ORIGINS."
-        )
-    codec = choose(websocket.scope["subprotocols"])
-    if codec is None:
-        rejects["subprotocol"] += 1
-        raise Problem(400, "malformed", "Unknown subprotocol", "Offer vestnik.v1.json, vestnik.v1.msgpack or none.")
-    if hub.draining:
-        rejects["draining"] += 1
-        raise busy("This node is going away.", 1)
-    if hub.sessions + hub.opening >= settings.max_sessions or hub.opening >= settings.max_opening:
-        rejects["full"] += 1
-        raise busy("This node has as many connections as it takes.", settings.busy_retry_s)
-    return codec
+    def admit(self, origin: str | None, subprotocols: Sequence[str]) -> Codec:
+        """Contract, section 3: Origin on the list or absent, a known subprotocol or none, and room for one more.
+        Raises Problem."""
+        settings, hub, rejects = self.gate.settings, self.gate.hub, self.gate.counts.rejects
+        if origin is not None and normal_origin(origin) not in self.origins:
+            rejects["origin"] += 1
+            raise Problem(
+                403, "forbidden", "Forbidden origin", "This page may not connect; add its origin to VESTNIK_ORIGINS."
+            )
+        codec = choose(subprotocols)
+        if codec is None:
+            rejects["subprotocol"] += 1
+            raise Problem(400, "malformed", "Unknown subprotocol", "Offer vestnik.v1.json, vestnik.v1.msgpack or none.")
+        if hub.draining:
+            rejects["draining"] += 1
+            raise busy("This node is going away.", 1)
+        if hub.sessions + hub.opening >= settings.max_sessions or hub.opening >= settings.max_opening:
+            rejects["full"] += 1
+            raise busy("This node has as many connections as it takes.", settings.busy_retry_s)
+        return codec
 
 
 def busy(detail: str, retry_after_s: int) -> Problem:
