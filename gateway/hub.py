@@ -335,7 +335,8 @@ class Hub:
             await self._read_wanted.wait()
             self._read_wanted.clear()
             while self._behind:
-                await asyncio.sleep(GATHER_S if await self._read_trip() > 1 else 0)
+                shared = await self._read_trip() > 1
+                await asyncio.sleep(GATHER_S if shared else 0)
 
     async def _read_trip(self) -> int:
         """Read a page for those who wait longest; how many they were. A method, so that pages and sessions are let go

@@ -408,6 +408,8 @@ class Session:
         await work(message)
         if self.changing is asyncio.current_task():
             self.changing = None
+            if not self.open:
+                self.follows = ()
 
     def _subscribe(self, message: messages.Subscribe) -> None:
         self._change(self._follow, message)
@@ -631,6 +633,8 @@ class Session:
             self.hub.sessions -= 1
             for follow in self.follows:
                 self.hub.remove(follow)
+            if self.changing is None:
+                self.follows = ()  # they hold the session: without this only the garbage collector would free it
             self.hub.left(self)
         else:
             self.hub.opening -= 1
