@@ -53,7 +53,7 @@ async def test_the_welcome(bench: Bench, clock: Clock, codec: Any) -> None:
     phone = bench.phone(codec)
     await bench.connect("a", phone=phone, feeds=[FNS], ref=7)
     welcome, *rest = phone.read()
-    assert list(welcome)[0] == "t"
+    assert next(iter(welcome)) == "t"
     assert welcome.pop("session") == phone.session.id
     assert welcome == {
         "t": "welcome",
