@@ -20,7 +20,7 @@ from gateway.errors import StoreUnavailable
 from gateway.protocol.codec import JSON
 from gateway.session import Session
 from gateway.settings import load
-from gateway.store.base import Draft, Outcome
+from gateway.store.base import Draft, Outcome, Store
 from gateway.store.memory import MemoryStore
 from gateway.tokens import LocalKey
 from tests.kit import Phone
@@ -57,10 +57,10 @@ class Running:
     """`client` speaks to it; `fns` and `mvd` are its agencies, the first with a shared secret, the other with
     ed25519."""
 
-    def __init__(self, data: Path, **settings: Any):
+    def __init__(self, data: Path, store: Any = None, **settings: Any):
         # The workers only wait here; `control_s` long, so that what is seen at once was not seen by a poll.
         self.settings = load(env_file=None, data=data, store="memory://", control_s=2, **settings)
-        self.store = Watched()
+        self.store: Watched = store or Watched()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gateway.app, "open_store", lambda url, folder: self.store)
             self.gateway = Gateway(self.settings)
@@ -75,8 +75,9 @@ class Running:
         await self.add_key("mvd", "ed25519")
 
     async def stop(self) -> None:
-        self.store.gate.set()
-        self.store.away = False
+        if isinstance(self.store, Watched):
+            self.store.gate.set()
+            self.store.away = False
         await self.client.aclose()
         await self.gateway.drain(0)
         await self.gateway.stop()
@@ -160,8 +161,8 @@ def public(text: str = "8 марта не работаем", **attributes: Any) 
 
 
 @contextlib.asynccontextmanager
-async def running(data: Path, **settings: Any) -> AsyncIterator[Running]:
-    here = Running(data, **settings)
+async def running(data: Path, store: Store | None = None, **settings: Any) -> AsyncIterator[Running]:
+    here = Running(data, store, **settings)
     await here.start()
     try:
         yield here
