@@ -54,6 +54,8 @@ class Lane:
     def __init__(self, path: Path, begin: Literal["BEGIN IMMEDIATE", "BEGIN"]):
         # mode=rw: a file that vanished is an error, not a new and empty store.
         self._aio = aiosqlite.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None)
+        # A process that did not come to close the store must end all the same; to SQLite that is a kill.
+        self._aio._thread.daemon = True
         self._begin = begin
         self._opened = self._stopped = False
         self.broken = False

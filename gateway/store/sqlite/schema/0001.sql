@@ -9,22 +9,21 @@ CREATE TABLE meta (
     room     BLOB                         -- and this when the disk was full
 );
 
+-- The lowest offset kept is floor + 1; the head is the offset of the last event, or floor when there is none.
 CREATE TABLE feeds (
-    id     INTEGER PRIMARY KEY,
-    name   TEXT    NOT NULL UNIQUE,
-    oldest INTEGER NOT NULL DEFAULT 1,    -- lowest offset kept, head + 1 when none is
-    head   INTEGER NOT NULL DEFAULT 0,    -- highest offset ever committed
-    acked  INTEGER NOT NULL DEFAULT 0,    -- highest offset that any device of the account acknowledged
-    since  INTEGER                        -- when the oldest kept event was recorded, NULL when none is
+    id    INTEGER PRIMARY KEY,
+    name  TEXT    NOT NULL UNIQUE,
+    floor INTEGER NOT NULL DEFAULT 0,     -- highest offset that retention removed
+    acked INTEGER NOT NULL DEFAULT 0,     -- highest offset that any device of the account acknowledged
+    since INTEGER                         -- when the oldest kept event was recorded, NULL when none is
 );
 CREATE INDEX feeds_since ON feeds (since) WHERE since IS NOT NULL;
 
--- seq numbers commits. AUTOINCREMENT: a number is not given twice, even after all events were deleted.
+-- The id is feed * 2^32 + offset: a feed lies together, so that to append or to read a run touches the fewest pages.
 -- The event stands last: rows are read up to the column that is wanted, and it may reach over many pages.
 CREATE TABLE events (
-    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
-    feed     INTEGER NOT NULL,
-    offset   INTEGER NOT NULL,
+    id       INTEGER PRIMARY KEY,
+    seq      INTEGER NOT NULL,            -- number of the commit, see unpublished
     recorded INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     size     INTEGER NOT NULL,            -- what it counts in the byte limit of a page
@@ -36,11 +35,14 @@ CREATE TABLE events (
     status   TEXT,
     time     INTEGER,
     digest   BLOB,
-    event    TEXT,
-    UNIQUE (feed, offset)
+    event    TEXT
 );
 
-CREATE TABLE unpublished (seq INTEGER PRIMARY KEY);
+-- Not yet given to the bus. AUTOINCREMENT: no seq is given twice, even after all were deleted.
+CREATE TABLE unpublished (
+    seq   INTEGER PRIMARY KEY AUTOINCREMENT,
+    event INTEGER NOT NULL                -- id
+);
 
 -- A signed request; its id is the seq of the first event stored from it.
 CREATE TABLE originals (
@@ -60,7 +62,7 @@ CREATE TABLE originals (
 CREATE TABLE things (
     thing    BLOB    PRIMARY KEY,
     sequence INTEGER NOT NULL,
-    seq      INTEGER NOT NULL
+    event    INTEGER NOT NULL             -- id
 ) WITHOUT ROWID;
 
 CREATE TABLE devices (
