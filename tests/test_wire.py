@@ -173,7 +173,7 @@ class Server:
         assert transport.take().startswith(b"HTTP/1.1 101 ")
         transport.receive(said("hello", token=token(account, self.bench.clock), device="d1", **fields))
         await self.bench.settle()
-        assert [message["t"] for message in transport.messages()][0] == "welcome"
+        assert next(message["t"] for message in transport.messages()) == "welcome"
         return transport
 
 
