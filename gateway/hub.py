@@ -639,7 +639,12 @@ class Hub:
         """The device unfollows: what was acknowledged and not yet saved must not bring the cursor back."""
         if follow.dirty:
             self._dirty.remove(follow)
-        follow.dirty = True  # for good: should a save that is under way fail, it is not tried again either
+        follow.dirty = True  # should a save that is under way fail, it is not tried again either
+
+    def remember_save(self, follow: Follow) -> None:
+        """The device stays: what it acknowledged is saved, now and from now on."""
+        follow.dirty = False
+        self.acked(follow)
 
     # Repair
 

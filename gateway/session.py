@@ -451,14 +451,17 @@ class Session:
     async def _unfollow(self, message: messages.Unsubscribe) -> None:
         follow = self.find(message.feed)
         if follow is not None:
-            self.hub.remove(follow)
             self.hub.forget_save(follow)
-            self.follows = tuple(other for other in self.follows if other is not follow)
         try:
             await self.hub.store.unfollow(self.account, self.device, message.feed)
         except StoreUnavailable:
+            if follow is not None:
+                self.hub.remember_save(follow)
             self._refuse(Refused("unavailable", "the store does not answer, ask again", message.feed), message.ref)
         else:
+            if follow is not None:
+                self.hub.remove(follow)
+                self.follows = tuple(other for other in self.follows if other is not follow)
             self.send(messages.unsubscribed(message.feed, ref=message.ref))
 
     def _mode(self, message: messages.Mode) -> None:
