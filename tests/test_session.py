@@ -827,3 +827,17 @@ async def test_an_answer_of_a_store_that_came_back_too_late(bench: Bench) -> Non
     assert phone.closed == (4503, "the store does not answer")
     await asyncio.sleep(0)
     assert bench.hub.opening == 0
+
+
+async def test_a_feed_that_could_not_be_left_is_followed_on(bench: Bench) -> None:
+    phone = await ready(bench, feeds=[FNS])
+    await bench.publish(FNS)
+    phone.ack(FNS, 1)
+    bench.store.away = True
+    phone.read()
+    assert (await answer(bench, phone, "unsubscribe", feed=FNS))["code"] == "unavailable"
+    bench.store.away = False
+    await bench.publish(FNS)
+    assert offsets(phone.read()) == [2]
+    await bench.hub._flush()
+    assert bench.store._accounts["a"]["d1"].cursors[FNS] == ("e1", 1)
