@@ -23,6 +23,8 @@ from gateway.waiting import woken
 
 log = get_logger("control")
 
+RETRY_S = 0.5  # before a look that failed is tried again
+
 
 class Control:
     """Listens to the bus for the hub, and keeps `gate.agencies` and the revocations current."""
@@ -79,6 +81,8 @@ class Control:
             return
         agencies = {agency.code: agency for agency in await self.store.agencies()}
         rows = await self.store.revocations()
+        if revision <= self._revision:
+            return  # another look was quicker and saw more
         self._revision = revision
         self.gate.agencies.clear()
         self.gate.agencies.update(agencies)
@@ -96,4 +100,4 @@ class Control:
                 await self.look()
             except StoreUnavailable as error:
                 log.warning("look_failed", error=str(error))
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(RETRY_S)
