@@ -240,11 +240,7 @@ _SET_LAST_SEEN = """
 def seen(conn: sqlite3.Connection, marks: Sequence[tuple[str, Sequence[int], float]]) -> None:
     known = feeds(conn, {feed for feed, _, _ in marks})
     rows = [
-        (known[feed].event(offset), micros(when))
-        for feed, offsets, when in marks
-        if feed in known
-        for offset in offsets
-        if 0 < offset <= known[feed].head
+        (known[feed].id, offset, micros(when)) for feed, offsets, when in marks if feed in known for offset in offsets
     ]
     conn.execute(_ADD_SEEN, (dumps(rows),))
 
@@ -252,8 +248,8 @@ def seen(conn: sqlite3.Connection, marks: Sequence[tuple[str, Sequence[int], flo
 # Only what is there to be seen; the first time stays.
 _ADD_SEEN = """
     INSERT INTO seen (feed, offset, at)
-    SELECT events.id >> 32, events.id & 0xFFFFFFFF, json_extract(value, '$[1]') FROM json_each(?) CROSS JOIN events
-    WHERE events.id = json_extract(value, '$[0]') AND event IS NOT NULL
+    SELECT feed, offset, json_extract(value, '$[2]') FROM json_each(?) CROSS JOIN events
+    WHERE feed = json_extract(value, '$[0]') AND offset = json_extract(value, '$[1]') AND event IS NOT NULL
     ON CONFLICT DO NOTHING"""
 
 
@@ -279,9 +275,9 @@ def receipts(conn: sqlite3.Connection, keys: Sequence[bytes]) -> list[Receipt | 
 _RECEIPTS = """
     SELECT json_group_array(json_array(
         hex(key),
-        (SELECT at FROM delivered WHERE feed = feeds.id AND upto >= events.id & 0xFFFFFFFF ORDER BY upto LIMIT 1),
-        (SELECT at FROM seen WHERE feed = feeds.id AND offset = events.id & 0xFFFFFFFF)))
-    FROM events JOIN feeds ON feeds.id = events.id >> 32
+        (SELECT at FROM delivered WHERE feed = events.feed AND upto >= events.offset ORDER BY upto LIMIT 1),
+        (SELECT at FROM seen WHERE feed = events.feed AND offset = events.offset)))
+    FROM events JOIN feeds ON feeds.id = feed
     WHERE name >= 'account:' AND name < 'account;' AND key IN """
 
 

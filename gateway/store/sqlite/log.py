@@ -22,10 +22,6 @@ class Feed:
     head: int
     acked: int
 
-    def event(self, offset: int) -> int:
-        """The id of the event at this offset."""
-        return self.id << 32 | offset
-
 
 def feeds(conn: sqlite3.Connection, names: Collection[str], *, make: bool = False) -> dict[str, Feed]:
     """The feeds of these names; those that have no row yet are left out, or get one."""
@@ -39,10 +35,7 @@ def feeds(conn: sqlite3.Connection, names: Collection[str], *, make: bool = Fals
 
 _FEEDS = """
     SELECT json_group_array(json_array(
-        id, name, floor + 1,
-        (SELECT coalesce(max(events.id) & 0xFFFFFFFF, floor) FROM events
-         WHERE events.id BETWEEN feeds.id << 32 AND feeds.id << 32 | 0xFFFFFFFF),
-        acked))
+        id, name, floor + 1, coalesce((SELECT max(offset) FROM events WHERE feed = feeds.id), floor), acked))
     FROM feeds WHERE name IN (SELECT value FROM json_each(?))"""
 _MAKE_FEEDS = "INSERT INTO feeds (name) SELECT value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING"
 
@@ -59,16 +52,17 @@ class _Append:
         self.known = _by_key(conn, list({draft.key for draft in drafts}))
         self.feeds = feeds(conn, {draft.feed for draft in drafts}, make=True)
         self.highest = _highest(conn, list({draft.thing for draft in drafts if draft.thing is not None}))
-        self.seq = number(conn, "SELECT seq FROM sqlite_sequence WHERE name = 'unpublished'")
+        self.seq = number(conn, "SELECT seq FROM sqlite_sequence WHERE name = 'events'")
         self.events: list[tuple[Any, ...]] = []
         self.things: dict[bytes, tuple[bytes, int, int]] = {}
         self.originals: dict[int, list[Any]] = {}
         self.started: list[int] = []  # ids of feeds that had no event
 
     def run(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        first = self.seq + 1
         outcomes = [self._decide(draft) for draft in drafts]
         if self.events:
-            self._write()
+            self._write(first)
         return outcomes
 
     def _decide(self, draft: Draft) -> Outcome:
@@ -88,14 +82,13 @@ class _Append:
             self.started.append(feed.id)
         self.seq += 1
         feed.head += 1
-        id = feed.event(feed.head)
         event = with_recordedtime(draft.event, seconds(self.now))
-        place = (id, self.seq, self.now, draft.priority, len(event), draft.item, self._original(draft))
+        place = (self.seq, feed.id, feed.head, self.now, draft.priority, len(event), draft.item, self._original(draft))
         content = (draft.type, draft.status, micros(draft.time), draft.digest, event.decode())
         self.events.append((*place, draft.key, draft.thing, *content))
         if draft.thing is not None and draft.sequence is not None:
             self.highest[draft.thing] = draft.sequence
-            self.things[draft.thing] = (draft.thing, draft.sequence, id)
+            self.things[draft.thing] = (draft.thing, draft.sequence, self.seq)
         row = Row(feed.head, event, draft.priority, seconds(self.now))
         self.known[draft.key] = draft.digest, Stored(feed.name, self.epoch, feed.head, self.seq, True, row)
         return Stored(feed.name, self.epoch, feed.head, self.seq, False, row)
@@ -113,17 +106,17 @@ class _Append:
         row[1] += 1
         return int(row[0])
 
-    def _write(self) -> None:
+    def _write(self, first: int) -> None:
         conn = self.conn
         insert(conn, "events", self.events)
         insert(conn, "originals", list(self.originals.values()))
         insert(conn, "things", list(self.things.values()), _NEWEST)
-        insert(conn, "unpublished", [(row[1], row[0]) for row in self.events])
+        conn.execute("INSERT INTO unpublished SELECT seq FROM events WHERE seq BETWEEN ? AND ?", (first, self.seq))
         if self.started:
             conn.execute(_SET_SINCE, (self.now, dumps(self.started)))
 
 
-_NEWEST = "ON CONFLICT (thing) DO UPDATE SET sequence = excluded.sequence, event = excluded.event"
+_NEWEST = "ON CONFLICT (thing) DO UPDATE SET sequence = excluded.sequence, seq = excluded.seq"
 _SET_SINCE = "UPDATE feeds SET since = ? WHERE id IN (SELECT value FROM json_each(?))"
 
 
@@ -146,8 +139,7 @@ _HIGHEST = "SELECT json_group_array(json_array(hex(thing), sequence)) FROM thing
 
 
 _STORED = """
-    name, (SELECT epoch FROM meta), events.id & 0xFFFFFFFF, events.seq, events.event, priority, recorded
-    FROM events JOIN feeds ON feeds.id = events.id >> 32"""
+    name, (SELECT epoch FROM meta), offset, seq, event, priority, recorded FROM events JOIN feeds ON feeds.id = feed"""
 
 
 def _stored(row: Sequence[Any], *, duplicate: bool) -> Stored:
@@ -164,12 +156,12 @@ def read(conn: sqlite3.Connection, ranges: Sequence[Range]) -> list[Page]:
         else Page(wanted.feed, 1, 0, [])
         for wanted in ranges
     ]
-    spans = {}  # index of the range -> [that index, first event id, last event id]
+    spans = {}  # index of the range -> [that index, feed id, first offset, last offset]
     for at, (wanted, page) in enumerate(zip(ranges, pages, strict=True)):
         first = max(wanted.after + 1, page.oldest)
         last = min(first + wanted.limit - 1, page.head)
         if first <= last:
-            spans[at] = [at, found[page.feed].event(first), found[page.feed].event(last)]
+            spans[at] = [at, found[page.feed].id, first, last]
     if spans:
         _cut(conn, spans, [wanted.max_bytes for wanted in ranges])
         for at, row in _rows(conn, list(spans.values())):
@@ -180,21 +172,22 @@ def read(conn: sqlite3.Connection, ranges: Sequence[Range]) -> list[Page]:
 # The order of the tables in a CROSS JOIN is the order of the loops: spans as given, offsets rising in each.
 _SPANS = """
     FROM json_each(?) AS span CROSS JOIN events
-    WHERE events.id BETWEEN json_extract(span.value, '$[1]') AND json_extract(span.value, '$[2]')"""
-_SIZES = f"SELECT json_group_array(json_array(json_extract(span.value, '$[0]'), events.id, size)) {_SPANS}"
+    WHERE feed = json_extract(span.value, '$[1]')
+      AND offset BETWEEN json_extract(span.value, '$[2]') AND json_extract(span.value, '$[3]')"""
+_SIZES = f"SELECT json_group_array(json_array(json_extract(span.value, '$[0]'), offset, size)) {_SPANS}"
 _LINES = f"""
     SELECT CAST(group_concat(
-        json_extract(span.value, '$[0]') || ' ' || (events.id & 0xFFFFFFFF) || ' ' || priority || ' ' || recorded || ' '
+        json_extract(span.value, '$[0]') || ' ' || offset || ' ' || priority || ' ' || recorded || ' '
         || coalesce(event, ''), '{_SEPARATOR}') AS BLOB) {_SPANS}"""
 
 
 def _cut(conn: sqlite3.Connection, spans: dict[int, list[int]], budgets: list[int]) -> None:
     """Shorten the spans to what fits, but always one event: nothing too large is ever loaded."""
-    for at, id, size in gather(conn, _SIZES, dumps(list(spans.values()))):
+    for at, offset, size in gather(conn, _SIZES, dumps(list(spans.values()))):
         budgets[at] -= size
-        _, first, last = span = spans[at]
-        if budgets[at] < 0 and id > first:
-            span[2] = min(last, id - 1)
+        span = spans[at]
+        if budgets[at] < 0 and offset > span[2]:
+            span[3] = min(span[3], offset - 1)
 
 
 def _rows(conn: sqlite3.Connection, spans: list[list[int]]) -> Iterator[tuple[int, Row]]:
@@ -231,17 +224,19 @@ def history(
     end = high if rising else low
     # There are no holes: so many offsets are so many rows.
     low, high = (low, min(high, low + max_scan - 1)) if rising else (max(low, high - max_scan + 1), high)
-    matching = gather(conn, *_matching(feed.event(low), feed.event(high), limit + 1, wanted, rising))
+    matching = gather(conn, *_matching(feed.id, low, high, limit + 1, wanted, rising))
     count = _fitting((size for _, size in matching[:limit]), HISTORY_BYTES)
-    if count:
-        page.rows.extend(row for _, row in _rows(conn, [[0, id, id] for id, _ in matching[:count]]))
+    taken = [offset for offset, _ in matching[:count]]
+    if taken:
+        found = {row.offset: row for _, row in _rows(conn, [[0, feed.id, n, n] for n in taken])}
+        page.rows.extend(found[n] for n in taken)
     # All that was looked at is done with, unless the page was full before.
-    last = page.rows[-1].offset if count < len(matching) else high if rising else low
+    last = taken[-1] if count < len(matching) else high if rising else low
     return page, last if last != end else None
 
 
-def _matching(low: int, high: int, limit: int, wanted: Filter, rising: bool) -> tuple[Any, ...]:
-    terms: list[tuple[str, Any]] = [("id >= ?", low), ("id <= ?", high)]
+def _matching(feed: int, low: int, high: int, limit: int, wanted: Filter, rising: bool) -> tuple[Any, ...]:
+    terms: list[tuple[str, Any]] = [("feed = ?", feed), ("offset >= ?", low), ("offset <= ?", high)]
     if wanted.types:
         terms.append(("type IN (SELECT value FROM json_each(?))", dumps(list(wanted.types))))
     if wanted.statuses:
@@ -251,8 +246,8 @@ def _matching(low: int, high: int, limit: int, wanted: Filter, rising: bool) -> 
     if wanted.end is not None:
         terms.append(("time < ?", micros(wanted.end)))
     where, order = " AND ".join(term for term, _ in terms), "ASC" if rising else "DESC"
-    rows = f"SELECT id, size FROM events WHERE {where} ORDER BY id {order} LIMIT ?"  # noqa: S608 - fixed words
-    sql = f"SELECT json_group_array(json_array(id, size)) FROM ({rows})"  # noqa: S608
+    rows = f"SELECT offset, size FROM events WHERE {where} ORDER BY offset {order} LIMIT ?"  # noqa: S608 - fixed words
+    sql = f"SELECT json_group_array(json_array(offset, size)) FROM ({rows})"  # noqa: S608
     return sql, *(value for _, value in terms), limit
 
 
@@ -272,9 +267,8 @@ def published(conn: sqlite3.Connection, seqs: Collection[int]) -> None:
 
 
 def unpublished(conn: sqlite3.Connection, before: float, limit: int) -> list[Stored]:
-    return [_stored(row, duplicate=False) for row in conn.execute(_UNPUBLISHED, (micros(before), limit))]
-
-
-_UNPUBLISHED = f"""
-    SELECT {_STORED} JOIN unpublished ON unpublished.event = events.id
-    WHERE recorded < ? ORDER BY unpublished.seq LIMIT ?"""
+    rows = conn.execute(
+        f"SELECT {_STORED} WHERE seq IN unpublished AND recorded < ? ORDER BY seq LIMIT ?",
+        (micros(before), limit),
+    )
+    return [_stored(row, duplicate=False) for row in rows]

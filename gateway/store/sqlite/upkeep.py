@@ -20,30 +20,28 @@ def erase(
     feed = feeds(conn, [name]).get(name)
     if feed is None:
         return None
-    first, last = (feed.event(feed.oldest), feed.event(feed.head)) if offset is None else (feed.event(offset),) * 2
-    ids = gather(conn, _ERASABLE, first, last, ERASED_TYPE)
-    if not ids:
+    offsets = gather(conn, _ERASABLE, feed.id, offset, offset, ERASED_TYPE)
+    if not offsets:
         return None
-    offsets = [id - feed.event(0) for id in ids]
     draft = make(spans(offsets))
-    conn.execute(_ERASE_ORIGINALS, (dumps(ids),))
-    conn.execute(_ERASE_EVENTS, (dumps(ids),))
-    conn.execute(_ERASE_SEEN, (feed.id, dumps(offsets)))
+    for statement in _ERASE:
+        conn.execute(statement, (feed.id, dumps(offsets)))
     [outcome] = append(conn, epoch, [draft], now)
     assert isinstance(outcome, Stored), "the name of a `gov.erased` event is new"
     return outcome
 
 
 _ERASABLE = """
-    SELECT json_group_array(id) FROM (
-        SELECT id FROM events WHERE id BETWEEN ? AND ? AND event IS NOT NULL AND type <> ? ORDER BY id)"""
-_ERASE_ORIGINALS = """
-    UPDATE originals SET body = NULL, signature = NULL, timestamp = NULL, webhook_id = NULL
-    WHERE id IN (SELECT original FROM events WHERE id IN (SELECT value FROM json_each(?)))"""
-_ERASE_EVENTS = """
-    UPDATE events SET event = NULL, digest = NULL, type = NULL, status = NULL, time = NULL, size = 4
-    WHERE id IN (SELECT value FROM json_each(?))"""
-_ERASE_SEEN = "DELETE FROM seen WHERE feed = ? AND offset IN (SELECT value FROM json_each(?))"
+    SELECT json_group_array(offset) FROM (
+        SELECT offset FROM events
+        WHERE feed = ? AND (? IS NULL OR offset = ?) AND event IS NOT NULL AND type <> ? ORDER BY offset)"""
+_ERASE = (
+    """UPDATE originals SET body = NULL, signature = NULL, timestamp = NULL, webhook_id = NULL
+       WHERE id IN (SELECT original FROM events WHERE feed = ? AND offset IN (SELECT value FROM json_each(?)))""",
+    """UPDATE events SET event = NULL, digest = NULL, type = NULL, status = NULL, time = NULL, size = 4
+       WHERE feed = ? AND offset IN (SELECT value FROM json_each(?))""",
+    """DELETE FROM seen WHERE feed = ? AND offset IN (SELECT value FROM json_each(?))""",
+)
 
 
 def retain(conn: sqlite3.Connection, before: float, limit: int) -> int:
@@ -59,30 +57,29 @@ def retain(conn: sqlite3.Connection, before: float, limit: int) -> int:
 
 def _retain(conn: sqlite3.Connection, feed: int, before: int, limit: int) -> int:
     """From the old end of a feed up to the first event that is young enough."""
-    rows = gather(conn, _OLDEST, feed, feed, limit + 1)
+    rows = gather(conn, _OLDEST, feed, limit + 1)
     young = next((n for n, (_, _, recorded, _) in enumerate(rows) if recorded >= before), len(rows))
     going, rest = rows[: min(young, limit)], rows[min(young, limit) :]
-    first, last = going[0][0], going[-1][0]
-    floor = last & 0xFFFFFFFF
-    conn.execute(_DELETE_THINGS, (first, last, first, last))
-    conn.execute(_DELETE_UNPUBLISHED, (dumps([seq for _, seq, _, _ in going]),))
-    conn.execute("DELETE FROM seen WHERE feed = ? AND offset <= ?", (feed, floor))
-    conn.execute("DELETE FROM delivered WHERE feed = ? AND upto <= ?", (feed, floor))
-    conn.execute("DELETE FROM events WHERE id BETWEEN ? AND ?", (first, last))
+    last = going[-1][1]
+    seqs = dumps([seq for seq, *_ in going])
+    conn.execute(_DELETE_THINGS, (seqs, seqs))
+    conn.execute("DELETE FROM unpublished WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
+    conn.execute("DELETE FROM seen WHERE feed = ? AND offset <= ?", (feed, last))
+    conn.execute("DELETE FROM delivered WHERE feed = ? AND upto <= ?", (feed, last))
+    conn.execute("DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
     _release(conn, [original for *_, original in going if original is not None])
     since = rest[0][2] if rest else None
-    conn.execute("UPDATE feeds SET floor = ?, since = ? WHERE id = ?", (floor, since, feed))
+    conn.execute("UPDATE feeds SET floor = ?, since = ? WHERE id = ?", (last, since, feed))
     return len(going)
 
 
 _OLDEST = """
-    SELECT json_group_array(json_array(id, seq, recorded, original)) FROM (
-        SELECT id, seq, recorded, original FROM events
-        WHERE id BETWEEN ? << 32 AND ? << 32 | 0xFFFFFFFF ORDER BY id LIMIT ?)"""
+    SELECT json_group_array(json_array(seq, offset, recorded, original)) FROM (
+        SELECT seq, offset, recorded, original FROM events WHERE feed = ? ORDER BY offset LIMIT ?)"""
 _DELETE_THINGS = """
     DELETE FROM things
-    WHERE thing IN (SELECT thing FROM events WHERE id BETWEEN ? AND ?) AND event BETWEEN ? AND ?"""
-_DELETE_UNPUBLISHED = "DELETE FROM unpublished WHERE seq IN (SELECT value FROM json_each(?))"
+    WHERE thing IN (SELECT thing FROM events WHERE seq IN (SELECT value FROM json_each(?)))
+      AND seq IN (SELECT value FROM json_each(?))"""
 
 
 def _release(conn: sqlite3.Connection, originals: list[int]) -> None:
@@ -110,6 +107,6 @@ def kept(conn: sqlite3.Connection, key: bytes) -> Kept | None:
 
 
 _KEPT = """
-    SELECT name, events.id & 0xFFFFFFFF, item, event IS NULL, key_id, agency, verified, originals.digest,
+    SELECT name, offset, item, event IS NULL, key_id, agency, verified, originals.digest,
            webhook_id, timestamp, signature, body
-    FROM events JOIN feeds ON feeds.id = events.id >> 32 JOIN originals ON originals.id = original WHERE key = ?"""
+    FROM events JOIN feeds ON feeds.id = feed JOIN originals ON originals.id = original WHERE key = ?"""
