@@ -10,7 +10,7 @@ Lines of a device, each with `device`, `<account>/<device>`; most are messages o
 
     hello (without `token`), welcome, subscribe, subscribed, unsubscribed, resync, ack, beat
     event    feed epoch offset source id digest    as it came, repeats included; erased: the last three are null
-    keep     feed epoch first offset events        passed the device's own deduplication: a run of `events` up to `offset`
+    keep     feed epoch first offset events        passed the device's own deduplication: `events` up to `offset`
     snapshot feed epoch offset                     kept in place of the account's state
     lost     code                                  the connection ended
     away     why                                   the device does not come back: nothing is owed to it
@@ -43,7 +43,8 @@ _SAID = frozenset(("hello", "subscribe", "ack"))
 def digest(event: Mapping[str, Any]) -> str:
     """SHA-256 of the content that the agency sent: without `recordedtime`, the same for equal JSON values."""
     sent = {name: value for name, value in event.items() if name != "recordedtime"}
-    return hashlib.sha256(json.dumps(sent, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
+    text = json.dumps(sent, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Journal:
@@ -58,7 +59,7 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The lines of a journal. A last line that was cut short is left out; any other that is no JSON raises ValueError."""
+    """The lines of a journal. A last line that was cut short is left out; another that is no JSON raises ValueError."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -87,7 +88,7 @@ async def post(publisher: Publisher, events: Sequence[Event], note: Note) -> boo
             return False
         results = [{"status": unsent.status}] * len(events)
     for event, content, result in zip(events, digests, results, strict=True):
-        where = {name: result[name] for name in ("feed", "epoch", "offset", "duplicate") if name in result}
+        where: Record = {name: result[name] for name in ("feed", "epoch", "offset", "duplicate") if name in result}
         about = {"source": event["source"], "id": event["id"], "digest": content}
         note({"t": "answer", **about, "status": result["status"], **where})
     return all(result["status"] < 500 for result in results)
@@ -97,7 +98,7 @@ async def post(publisher: Publisher, events: Sequence[Event], note: Note) -> boo
 
 
 class Diary:
-    """Notes the life of one device. Give it to `Client` as `keeper`, `tap` and `observe`; it keeps by another Keeper."""
+    """Notes the life of one device. Give `Client` it as `keeper`, `tap` and `observe`; it keeps by another Keeper."""
 
     def __init__(self, account: str, device: str, keeper: Keeper, note: Note):
         self.keeper, self._note, self._device = keeper, note, f"{account}/{device}"
@@ -106,7 +107,7 @@ class Diary:
 
     def note(self, t: str, **fields: Any) -> None:
         self.flush()
-        self._note({"t": t, "device": self._device, **fields})
+        self._note({"t": t, **fields, "device": self._device})
 
     def flush(self) -> None:
         kept, self._kept = self._kept, None
@@ -149,7 +150,7 @@ class Diary:
             for item in message["feeds"] if t == "welcome" else [message]:
                 if "epoch" in item:
                     self._epochs[item["feed"]] = item["epoch"]
-            self.note(**{name: value for name, value in message.items() if name != "token"})
+            self.note(t, **{name: value for name, value in message.items() if name not in ("t", "token", "device")})
 
     def observe(self, t: str, message: Message) -> None:
         if t == "lost":
@@ -172,8 +173,10 @@ def dump(path: Path) -> Iterator[Record]:
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as conn:
         conn.execute("BEGIN")
         epoch = conn.execute("SELECT epoch FROM meta").fetchone()[0]
-        for key, feed, oldest, head in conn.execute("SELECT id, name, oldest, head FROM feeds").fetchall():
-            yield {"t": "feed", "feed": feed, "epoch": epoch, "oldest": oldest, "head": head}
+        for key, feed, floor in conn.execute("SELECT id, name, floor FROM feeds").fetchall():
+            last = conn.execute("SELECT max(offset) FROM events WHERE feed = ?", (key,)).fetchone()[0]
+            head = floor if last is None else last
+            yield {"t": "feed", "feed": feed, "epoch": epoch, "oldest": floor + 1, "head": head}
             rows = conn.execute("SELECT offset, event FROM events WHERE feed = ? ORDER BY offset", (key,))
             for offset, text in rows:
                 event = json.loads(text) if text is not None else None
