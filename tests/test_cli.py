@@ -431,19 +431,24 @@ def test_backup_replaces_nothing(tmp_path):
     assert (result.exit_code, sentences(result)) == (1, f"{tmp_path}/nowhere is no directory.")
 
 
-def test_restore_asks_and_refuses_what_is_no_backup(tmp_path):
+def test_restore_refuses_what_is_no_backup(tmp_path):
     append(event(1))
     vestnik("backup", "copy.db")
     (tmp_path / "garbage").write_text("garbage" * 1000)
     epoch = with_store(_epoch)
-    no = vestnik("restore", "copy.db", stdin="n\n")
-    assert no.exit_code == 1
     wrong = vestnik("restore", "garbage", "--yes")
     assert wrong.exit_code in (1, 3)
     assert sentences(wrong)
     missing = vestnik("restore", "nothing", "--yes")
     assert (missing.exit_code, sentences(missing)) == (1, f"{tmp_path}/nothing is no file.")
     assert with_store(_epoch) == epoch
+
+
+def test_restore_asks_on_a_terminal_only():
+    """A script that restores at night must not wait for an answer."""
+    append(event(1))
+    vestnik("backup", "copy.db")
+    assert vestnik("restore", "copy.db", stdin="").exit_code == 0
 
 
 def test_restore_refuses_while_the_store_is_in_use():
