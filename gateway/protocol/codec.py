@@ -68,10 +68,12 @@ class _Json:
         if ack := _JSON_ACK(payload):
             return {"t": "ack", "feed": ack[1].decode(), "offset": int(ack[2])}
         try:
-            # The first refuses wrong UTF-8, lone surrogates, NaN and infinities; only the second sees a key twice.
-            orjson.loads(payload)
-            value = _STRICT(payload.decode())
-        except (ValueError, RecursionError):
+            # Refuses wrong UTF-8, lone surrogates, NaN and infinities, but of two equal keys it takes the last. What it
+            # writes back byte for byte had none; any other spelling goes the slow way, which sees them.
+            value = orjson.loads(payload)
+            if orjson.dumps(value) != payload:
+                value = _STRICT(payload.decode())
+        except (ValueError, TypeError, RecursionError):
             raise _bad("not a JSON map") from None
         return _checked(value)
 
