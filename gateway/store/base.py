@@ -197,6 +197,25 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """This session stands for its device; of several the one with the highest `since` does. `node` is the process that
+    has it. Empty names say that the device was signed out."""
+
+    account: str
+    device: str
+    node: str
+    session: str
+    since: float = 0.0  # given by `enter`
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    since: float
+    before: str | None  # the other session that stood for the device until now
+    others: frozenset[str]  # the account's other devices that are connected
+
+
+@dataclass(frozen=True, slots=True)
 class AgencyKey:
     id: str
     kind: Literal["hmac", "ed25519"]
@@ -376,6 +395,33 @@ class Store(Protocol):
 
     async def forget(self, account: str, device: str) -> bool:
         """Forget the device and its cursors. False when there was none."""
+
+    # Presence and leases: who is connected where, and who does what. All of it may be lost at any time, by a crash of
+    # the store too: then it is made again, and no event depends on it. Clocks of the nodes should agree to a second.
+
+    async def enter(self, presences: Sequence[Presence], now: float) -> list[Entered]:
+        """From now on these sessions stand for their devices, in order, whoever did before: the newest wins. `since` is
+        `now`, or a microsecond after what it follows where that is later, whatever the clocks of the nodes say."""
+
+    async def keep(self, presences: Sequence[Presence], now: float) -> list[Presence]:
+        """What stands instead of those that stand for their device no more, in any order. One that nothing is known
+        of, or only something older, stands again."""
+
+    async def leave(self, presences: Sequence[Presence]) -> None:
+        """These sessions are over. Those that stand for their device no more change nothing."""
+
+    async def present(self, account: str, now: float) -> frozenset[str]:
+        """The account's devices that a session stands for, on a node that holds the lease `node:<its name>`."""
+
+    async def lease(self, name: str, owner: str, until: float, now: float) -> bool:
+        """Hold `name` until then, new or for longer. False, and nothing changes, while another owner holds it."""
+
+    async def release(self, name: str, owner: str) -> None:
+        """Let it go, if it is the owner's."""
+
+    async def expire(self, before: float, limit: int = 10_000) -> int:
+        """Forget leases that ended before that time, and presences from before it whose node has no lease: at most
+        `limit` of each, how many they were. Only tidies up: what has ended counts for nothing anyway."""
 
     # Erasure, retention, proof
 

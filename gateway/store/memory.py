@@ -12,7 +12,7 @@ from itertools import islice
 from gateway.errors import ConfigError, StoreUnavailable
 from gateway.events import with_recordedtime
 from gateway.protocol.delivery import Beginning
-from gateway.store import base
+from gateway.store import base, presence
 from gateway.store.base import (
     Agency,
     AgencyKey,
@@ -20,6 +20,7 @@ from gateway.store.base import (
     CursorSave,
     Device,
     Draft,
+    Entered,
     Filter,
     Head,
     Join,
@@ -28,6 +29,7 @@ from gateway.store.base import (
     Original,
     Outcome,
     Page,
+    Presence,
     Range,
     Receipt,
     Revocation,
@@ -119,6 +121,8 @@ class MemoryStore:
         self._accounts: dict[str, dict[str, _Device]] = {}
         self._agencies: dict[str, Agency] = {}
         self._revocations: dict[tuple[str, str], Revocation] = {}
+        self._presences: dict[presence.Key, Presence] = {}
+        self._leases: dict[str, tuple[str, float]] = {}  # name -> (owner, until)
         self._revision = 0
         self._open = False
 
@@ -320,6 +324,60 @@ class MemoryStore:
     async def forget(self, account: str, device: str) -> bool:
         self._check()
         return self._accounts.get(account, {}).pop(device, None) is not None
+
+    # Presence and leases
+
+    async def enter(self, presences: Sequence[Presence], now: float) -> list[Entered]:
+        self._check()
+        present = {account: self._present(account, now) for account in {one.account for one in presences}}
+        told, rows = presence.enter(presences, self._presences, present, now)
+        self._presences.update(((row.account, row.device), row) for row in rows)
+        return told
+
+    async def keep(self, presences: Sequence[Presence], now: float) -> list[Presence]:
+        self._check()
+        instead, again = presence.superseded(presences, self._presences)
+        self._presences.update(((row.account, row.device), row) for row in again)
+        return instead
+
+    async def leave(self, presences: Sequence[Presence]) -> None:
+        self._check()
+        for one in presences:
+            found = self._presences.get((one.account, one.device))
+            if found is not None and found.session == one.session:
+                del self._presences[one.account, one.device]
+
+    async def present(self, account: str, now: float) -> frozenset[str]:
+        self._check()
+        return self._present(account, now)
+
+    def _present(self, account: str, now: float) -> frozenset[str]:
+        found = (one for one in self._presences.values() if one.account == account and one.session)
+        return frozenset(one.device for one in found if self._leases.get(f"node:{one.node}", ("", 0.0))[1] > now)
+
+    async def lease(self, name: str, owner: str, until: float, now: float) -> bool:
+        self._check()
+        holder, ends = self._leases.get(name, (owner, now))
+        if holder != owner and ends > now:
+            return False
+        self._leases[name] = owner, until
+        return True
+
+    async def release(self, name: str, owner: str) -> None:
+        self._check()
+        if self._leases.get(name, ("", 0.0))[0] == owner:
+            del self._leases[name]
+
+    async def expire(self, before: float, limit: int = 10_000) -> int:
+        self._check()
+        ended = [name for name, (_, until) in self._leases.items() if until < before][:limit]
+        for name in ended:
+            del self._leases[name]
+        old = (key for key, one in self._presences.items() if one.since < before)
+        gone = [key for key in old if f"node:{self._presences[key].node}" not in self._leases][:limit]
+        for key in gone:
+            del self._presences[key]
+        return len(ended) + len(gone)
 
     # Erasure, retention, proof
 

@@ -30,6 +30,7 @@ from gateway.store.base import (
     Original,
     Outcome,
     Page,
+    Presence,
     Range,
     Receipt,
     Revocation,
@@ -1377,3 +1378,148 @@ async def test_it_does_what_the_memory_store_does(backend: Backend, seed: int) -
         expected = await getattr(memory, name)(*args, **more)
         assert result == expected, (n, name, args, more)
     assert await picture(store) == await picture(memory)
+
+
+# Presence and leases
+
+
+def session(name: str, device: str = "d1", account: str = "ann") -> Presence:
+    """`a-1` is the first session of node a."""
+    return Presence(account, device, name.partition("-")[0], name)
+
+
+async def enter(store: Store, *presences: Presence, now: float = NOW) -> list[Presence]:
+    """As they stand."""
+    told = await store.enter(presences, now)
+    return [replace(one, since=entered.since) for one, entered in zip(presences, told, strict=True)]
+
+
+async def nodes(store: Store, *names: str, until: float = NOW + 15) -> None:
+    for name in names:
+        assert await store.lease(f"node:{name}", name, until, NOW)
+
+
+async def test_the_newest_session_of_a_device_stands_for_it_whatever_the_clocks_say(store: Store) -> None:
+    [first] = await store.enter([session("a-1")], NOW)
+    [second] = await store.enter([session("b-1")], NOW - 5)
+    assert (first.since, first.before) == (NOW, None)
+    assert (second.since, second.before) == (NOW + 0.000001, "a-1")
+    again, other = await store.enter([session("b-1"), session("b-2", "d2")], NOW + 1)
+    assert (again.since, again.before, other.before) == (NOW + 1, None, None)
+
+
+async def test_sessions_of_one_call_enter_in_order(store: Store) -> None:
+    told = await store.enter([session("a-1"), session("a-2"), session("a-3")], NOW)
+    assert [entered.before for entered in told] == [None, "a-1", "a-2"]
+    assert [entered.since for entered in told] == [NOW, NOW + 0.000001, NOW + 0.000002]
+
+
+async def test_whoever_enters_is_told_the_other_devices_that_are_connected(store: Store) -> None:
+    await nodes(store, "a")
+    await enter(store, session("a-1"), session("b-1", "d2"), session("a-2", "d3", "bob"))
+    told = await store.enter([session("a-3", "d4"), session("a-4", "d5")], NOW)
+    assert [entered.others for entered in told] == [{"d1"}, {"d1", "d4"}], "b has no lease"
+
+
+async def test_present_are_devices_on_nodes_with_a_lease(store: Store) -> None:
+    await nodes(store, "a", "b")
+    await enter(store, session("a-1"), session("b-1", "d2"), session("c-1", "d3"), session("a-2", "d1", "bob"))
+    assert await store.present("ann", NOW) == {"d1", "d2"}
+    assert await store.lease("node:b", "b", NOW + 60, NOW + 1)
+    assert await store.present("ann", NOW + 15) == {"d2"}
+    assert await store.present("nobody", NOW) == frozenset()
+
+
+async def test_leaving_ends_only_what_stands(store: Store) -> None:
+    await nodes(store, "a", "b")
+    old, other = await enter(store, session("a-1"), session("a-2", "d2"))
+    await enter(store, session("b-1"))
+    await store.leave([old, other, session("a-9", "d9")])
+    assert await store.present("ann", NOW) == {"d1"}
+
+
+async def test_keep_tells_what_stands_instead_and_changes_nothing_about_it(store: Store) -> None:
+    old, kept = await enter(store, session("a-1"), session("a-2", "d2"))
+    [new] = await enter(store, session("b-1"))
+    for _ in range(2):
+        assert await store.keep([old, kept], NOW + 30) == [new]
+    assert await store.keep([new], NOW + 30) == []
+
+
+async def test_keep_brings_back_what_is_not_known_any_more(store: Store) -> None:
+    """As after a crash of PostgreSQL: two nodes still believe in a session of the same device."""
+    await nodes(store, "a", "b")
+    [old] = await enter(store, session("a-1"))
+    [new] = await enter(store, session("b-1"))
+    await store.leave([new])
+    assert await store.keep([old], NOW + 30) == []
+    assert await store.present("ann", NOW) == {"d1"}
+    assert await store.keep([new], NOW + 30) == [], "it is newer and takes its place"
+    assert await store.keep([old], NOW + 30) == [new]
+
+
+async def test_a_device_that_was_signed_out_is_not_present_and_its_session_is_told(store: Store) -> None:
+    await nodes(store, "a")
+    [old] = await enter(store, session("a-1"))
+    [out] = await enter(store, Presence("ann", "d1", "", ""))
+    assert await store.present("ann", NOW) == frozenset()
+    assert await store.keep([old], NOW) == [out]
+    [back] = await store.enter([session("a-2")], NOW)
+    assert back.before is None, "nobody is there to be told"
+
+
+async def test_many_nodes_enter_and_leave_the_same_devices_at_once(backend: Backend) -> None:
+    stores = [await backend.open() for _ in range(3)]
+    await nodes(stores[0], "a", "b", "c")
+
+    async def node(store: Store, name: str) -> list[Presence]:
+        rng, mine = random.Random(name), []
+        for turn in range(10):
+            devices = [f"d{n}" for n in rng.sample(range(10), 6)]
+            mine = await enter(store, *(session(f"{name}-{turn}{device}", device) for device in devices))
+            await store.leave(rng.sample(mine, 3))
+        return mine
+
+    last = await asyncio.gather(*(node(store, name) for store, name in zip(stores, "abc", strict=True)))
+    mine = [one for each in last for one in each]
+    for _ in range(2):
+        instead = {one.session for one in await stores[0].keep(mine, NOW)}
+    standing = [one.device for one in mine if await stores[1].keep([one], NOW) == []]
+    assert sorted(standing) == sorted({one.device for one in mine}), "one for each, and everybody sees the same"
+    assert instead <= {one.session for one in mine}
+
+
+async def test_a_lease_has_one_owner_until_it_ends(store: Store) -> None:
+    assert await store.lease("retention", "x", NOW + 10, NOW)
+    assert not await store.lease("retention", "y", NOW + 20, NOW + 9.5)
+    assert await store.lease("retention", "x", NOW + 20, NOW + 9.5), "its owner may hold it longer"
+    assert await store.lease("relay", "y", NOW + 20, NOW)
+    assert not await store.lease("retention", "y", NOW + 40, NOW + 19)
+    assert await store.lease("retention", "y", NOW + 40, NOW + 20), "taken over"
+    assert not await store.lease("retention", "x", NOW + 50, NOW + 20)
+
+
+async def test_a_lease_is_let_go_by_its_owner(store: Store) -> None:
+    assert await store.lease("retention", "x", NOW + 10, NOW)
+    await store.release("retention", "y")
+    assert not await store.lease("retention", "y", NOW + 10, NOW)
+    await store.release("retention", "x")
+    assert await store.lease("retention", "y", NOW + 10, NOW)
+
+
+async def test_a_lease_asked_for_by_many_at_once_goes_to_one(backend: Backend) -> None:
+    stores = [await backend.open() for _ in range(3)]
+    won = await asyncio.gather(*(store.lease("relay", str(n), NOW + 10, NOW) for n, store in enumerate(stores * 4)))
+    assert sum(won) == 1
+
+
+async def test_expire_forgets_ended_leases_and_the_presences_of_their_nodes(store: Store) -> None:
+    await nodes(store, "a")
+    await nodes(store, "b", until=NOW + 100)
+    gone, kept = await enter(store, session("a-1"), session("b-1", "d2"))
+    await enter(store, Presence("ann", "d3", "", ""), session("a-2", "d4"), now=NOW + 60)
+    assert await store.expire(NOW + 50) == 2
+    assert await store.present("ann", NOW) == {"d2"}
+    assert await store.keep([replace(gone, session="a-9"), kept], NOW) == [], "nothing is known of d1"
+    assert await store.expire(NOW + 50, 1) == 1
+    assert await store.expire(NOW + 50) == 0

@@ -7,6 +7,7 @@ file says how it stays right and fast.
     sql        many rows in one statement
     log        feeds and events        devices    devices, cursors, marks, receipts
     upkeep     erasure, retention      control    agencies, revocations
+    presence   who is connected where, leases
 
 Here each promise of `gateway.store.base` becomes one transaction, or one statement, of one of these functions.
 """
@@ -23,6 +24,7 @@ from gateway.store.base import (
     CursorSave,
     Device,
     Draft,
+    Entered,
     Filter,
     Head,
     Join,
@@ -30,6 +32,7 @@ from gateway.store.base import (
     Kept,
     Outcome,
     Page,
+    Presence,
     Range,
     Receipt,
     Revocation,
@@ -37,7 +40,7 @@ from gateway.store.base import (
     Stored,
     TooManyDevices,
 )
-from gateway.store.postgresql import control, devices, log, upkeep
+from gateway.store.postgresql import control, devices, log, presence, upkeep
 from gateway.store.postgresql.address import parse
 from gateway.store.postgresql.database import Connection, Database, EpochChanged
 
@@ -126,6 +129,32 @@ class PostgresqlStore:
 
     async def forget(self, account: str, device: str) -> bool:
         return await self._db.write(lambda conn: devices.forget(conn, account, device))
+
+    # Presence and leases
+
+    async def enter(self, presences: Sequence[Presence], now: float) -> list[Entered]:
+        return await self._db.write(lambda conn: presence.enter(conn, presences, now), relaxed=True)
+
+    async def keep(self, presences: Sequence[Presence], now: float) -> list[Presence]:
+        instead, again = await self._db.read(lambda conn: presence.kept(conn, presences))
+        if again:  # rarely: most looks only read
+            await self._db.write(lambda conn: presence.again(conn, again), relaxed=True)
+        return instead
+
+    async def leave(self, presences: Sequence[Presence]) -> None:
+        await self._db.write(lambda conn: presence.leave(conn, presences), relaxed=True)
+
+    async def present(self, account: str, now: float) -> frozenset[str]:
+        return await self._db.read(lambda conn: presence.present(conn, account, now))
+
+    async def lease(self, name: str, owner: str, until: float, now: float) -> bool:
+        return await self._db.write(lambda conn: presence.lease(conn, name, owner, until, now), relaxed=True)
+
+    async def release(self, name: str, owner: str) -> None:
+        await self._db.write(lambda conn: presence.release(conn, name, owner), relaxed=True)
+
+    async def expire(self, before: float, limit: int = 10_000) -> int:
+        return await self._db.write(lambda conn: presence.expire(conn, before, limit), relaxed=True)
 
     # Erasure, retention, proof
 

@@ -5,12 +5,14 @@
     sql        many rows in one statement
     log        feeds and events        devices    devices, cursors, marks, receipts
     upkeep     erasure, retention      control    agencies, revocations
+    presence   who is connected where, leases
     copies     backup and restore
 
 Here each promise of `gateway.store.base` becomes one trip of one of these functions.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from gateway.store.base import (
     CursorSave,
     Device,
     Draft,
+    Entered,
     Filter,
     Head,
     Join,
@@ -30,6 +33,7 @@ from gateway.store.base import (
     Kept,
     Outcome,
     Page,
+    Presence,
     Range,
     Receipt,
     Revocation,
@@ -37,7 +41,7 @@ from gateway.store.base import (
     Stored,
     TooManyDevices,
 )
-from gateway.store.sqlite import control, copies, devices, log, upkeep
+from gateway.store.sqlite import control, copies, devices, log, presence, upkeep
 from gateway.store.sqlite.copies import restore
 from gateway.store.sqlite.database import Database
 
@@ -127,6 +131,32 @@ class SqliteStore:
     async def forget(self, account: str, device: str) -> bool:
         return await self._db.write(lambda conn: devices.forget(conn, account, device))
 
+    # Presence and leases
+
+    async def enter(self, presences: Sequence[Presence], now: float) -> list[Entered]:
+        return await self._db.write(lambda conn: presence.enter(conn, presences, now), relaxed=True)
+
+    async def keep(self, presences: Sequence[Presence], now: float) -> list[Presence]:
+        instead, again = await self._db.read(lambda conn: presence.kept(conn, presences))
+        if again:  # rarely: most looks only read
+            await self._db.write(lambda conn: presence.again(conn, again), relaxed=True)
+        return instead
+
+    async def leave(self, presences: Sequence[Presence]) -> None:
+        await self._db.write(lambda conn: presence.leave(conn, presences), relaxed=True)
+
+    async def present(self, account: str, now: float) -> frozenset[str]:
+        return await self._db.read(lambda conn: presence.present(conn, account, now))
+
+    async def lease(self, name: str, owner: str, until: float, now: float) -> bool:
+        return await self._db.write(lambda conn: presence.lease(conn, name, owner, until, now), relaxed=True)
+
+    async def release(self, name: str, owner: str) -> None:
+        await self._db.write(lambda conn: presence.release(conn, name, owner), relaxed=True)
+
+    async def expire(self, before: float, limit: int = 10_000) -> int:
+        return await self._db.write(lambda conn: presence.expire(conn, before, limit), relaxed=True)
+
     # Erasure, retention, proof
 
     async def erase(
@@ -140,11 +170,10 @@ class SqliteStore:
     async def retain(self, before: float, limit: int = 10_000) -> int:
         count = 0
         while count < limit:
-            chunk = min(RETAIN_CHUNK, limit - count)
-            done = await self._db.write(partial(upkeep.retain, before=before, limit=chunk))
-            count += done
-            if done < chunk:
+            done = await self._db.write(partial(upkeep.retain, before=before, limit=min(RETAIN_CHUNK, limit - count)))
+            if not done:
                 break
+            count += done
         await self._cut_log()
         return count
 
@@ -180,4 +209,7 @@ class SqliteStore:
     async def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
         await self._db.read(control.revision)  # is it open?
         # A connection of its own, which reads for as long as the copy takes; nobody waits for it.
-        await asyncio.to_thread(copies.backup, self.path, Path(path), progress)
+        try:
+            await asyncio.to_thread(copies.backup, self.path, Path(path), progress)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the store cannot be copied: {error}") from error
