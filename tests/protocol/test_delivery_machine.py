@@ -90,6 +90,7 @@ class Device:
         self.wanted: tuple[str, ...] = ()  # agency feeds
         self.kept: dict[str, Position] = {}
         self.journal: dict[tuple[str, str, int], Any] = {}
+        self.claimed: dict[str, Position] = {}  # the highest that it ever acknowledged
         self.ever = False  # said hello before
         self.unexplained: dict[str, Trip] = {}  # feeds whose start only a `resync` or `new` can justify
         self.trips: dict[str, Trip] | None = None  # None before the welcome was read
@@ -106,16 +107,19 @@ class Device:
             how = "fresh"  # "the device keeps nothing": then it has to say so
         if how == "fresh":
             self.kept.clear()
+            self.claimed.clear()
         if how == "older":
             self.kept = {feed: (epoch, max(0, offset - back)) for feed, (epoch, offset) in self.kept.items()}
         wanted = (self.own, *self.wanted)
+        if how == "plain" and any(self.kept.get(feed, position) < position for feed, position in self.claimed.items()):
+            how = "right"  # it went back in time, so only its own position is right
         self.resume = {}
         if how not in ("fresh", "plain"):
             self.resume = {feed: position for feed, position in self.kept.items() if feed in wanted}
         if how == "other epoch":
             self.resume = {feed: ("another", offset) for feed, (_, offset) in self.resume.items()}
         if how == "past the head":
-            self.resume = {feed: (store.epoch, store._feed(feed).head + 1 + back) for feed in self.resume}
+            self.resume = {feed: (store.epoch, store._feed(feed).head + 1000) for feed in self.resume}
         self.how, self.ever = how, True
         self.broken_at_hello = {feed for feed, position in self.resume.items() if machine.broken(feed, position)}
         self.trips, self.paused = None, False
@@ -261,6 +265,12 @@ class Device:
         assert self.trips is not None
         self.leaving[message["feed"]] -= 1
         self.trips.pop(message["feed"], None)
+        self.forget(message["feed"])
+
+    def forget(self, feed: str) -> None:
+        """The feed was left, or perhaps: followed again it begins at its head."""
+        self.kept.pop(feed, None)
+        self.claimed.pop(feed, None)
 
     def on_beat(self, message: dict[str, Any]) -> None:
         for feed, head in message["heads"].items():
@@ -287,6 +297,7 @@ class Device:
         assert self.phone is not None
         assert self.trips is not None
         self.trips[feed].acked = max(self.trips[feed].acked, offset)
+        self.claimed[feed] = max(self.claimed.get(feed, ("", 0)), (self.phone.epoch, offset))  # type: ignore[attr-defined]
         self.phone.ack(feed, offset)
 
     def lose(self) -> None:
@@ -295,6 +306,13 @@ class Device:
             self.phone.session.lost(1006)
         self.phone, self.trips = None, None
         self.unexplained = {}
+        self.forget_left()
+
+    def forget_left(self) -> None:
+        for feed, asked in self.leaving.items():
+            if asked:
+                self.forget(feed)
+        self.leaving.clear()
 
 
 class Machine(RuleBasedStateMachine):
@@ -558,9 +576,10 @@ class Machine(RuleBasedStateMachine):
     def connect(self, name: str, how: str, back: int, mode: str, wanted: set[str]) -> None:
         async def work() -> None:
             device = self.devices[name]
+            device.forget_left()
             device.unexplained = {}  # an older session is still open: the newer one closes it
             for feed in set(device.wanted) - wanted:
-                device.kept.pop(feed, None)  # it does not care any more
+                device.forget(feed)  # it does not care any more
             device.wanted = tuple(sorted(wanted))
             device.hello(how, back, mode)
 
@@ -642,7 +661,6 @@ class Machine(RuleBasedStateMachine):
                 device.wanted = tuple(one for one in device.wanted if one != feed)
                 device.leaving[feed] = device.leaving.get(feed, 0) + 1
                 phone.say("unsubscribe", feed=feed)
-                device.kept.pop(feed, None)
                 self.cursors.pop((device.own, device.name, feed), None)
 
         self.do(work())
