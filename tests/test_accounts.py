@@ -362,8 +362,7 @@ async def test_a_page_of_another_epoch(filled: Running, accept: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["?after=0", "?after=0&limit=500"])
-async def test_csv_is_all_of_it_over_several_pages(here: Running, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
-    monkeypatch.setattr(accounts, "MAX_LIMIT", 500)
+async def test_csv_is_all_of_it_over_several_pages(here: Running, query: str) -> None:
     await here.batch([notice(f"Письмо {n}") for n in range(1000)])
     await here.batch([notice(f"Письмо {n}") for n in range(1000, 1203)])
     wanted = 500 if "limit" in query else 1203
@@ -498,7 +497,7 @@ async def test_csv_while_the_store_is_away(filled: Running) -> None:
 
 async def test_csv_whose_store_goes_away_is_cut(filled: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the status was sent nothing can be said any more: the end that a whole answer has must be missing."""
-    monkeypatch.setattr(accounts, "MAX_LIMIT", 4)
+    monkeypatch.setattr(accounts, "CSV_PAGE", 4)
     said: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:

@@ -495,6 +495,7 @@ async def test_a_slow_body(here: Running, monkeypatch: pytest.MonkeyPatch) -> No
     answer = await here.client.post("/v1/agencies/fns/events", content=body(), headers={"content-type": SINGLE})
     problem(answer, 408, "timeout")
     assert answer.headers["connection"] == "close"
+    problem(await here.client.post("/v1/agencies/fns/receipts", content=body()), 408, "timeout")
 
 
 async def test_the_sender_hangs_up_in_the_middle(here: Running) -> None:

@@ -1,5 +1,7 @@
 """Problem documents as answers: whatever goes wrong looks the same from outside, and tells nothing of the inside."""
 
+import time
+
 import httpx
 import orjson
 import pytest
@@ -8,7 +10,7 @@ from gateway.errors import Problem, StoreUnavailable
 from gateway.problems import problem_response, unavailable
 from tests import openapi
 from tests.openapi import PROBLEM
-from tests.running import Running, here
+from tests.running import Running, here, status
 
 __all__ = ["here"]
 
@@ -100,3 +102,36 @@ async def test_a_store_that_is_away_deletes_nothing(here: Running, path: str) ->
     here.store.away = True
     answer: httpx.Response = await here.client.delete(path, headers=here.bearer())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "broken"),
+    [
+        ("POST", "/v1/agencies/fns/events", "append"),
+        ("POST", "/v1/agencies/fns/receipts", "receipts"),
+        ("GET", "/v1/snapshot", "read"),
+        ("GET", "/v1/feeds/account:ivan/events", "history"),
+        ("DELETE", "/v1/devices/phone", "forget"),
+        ("DELETE", "/v1/sessions", "revoke"),
+        ("GET", "/health/ready", "ready"),
+    ],
+)
+async def test_every_operation_may_fail(
+    here: Running, monkeypatch: pytest.MonkeyPatch, method: str, path: str, broken: str
+) -> None:
+    """As documented, and the next request finds everything in place."""
+
+    async def fail(*given: object, **named: object) -> None:
+        raise RuntimeError("broken")
+
+    async def ask() -> int:
+        if method == "POST":
+            sent = here.receipts({"ids": ["x"]}) if path.endswith("receipts") else here.post(event)
+            return (await sent).status_code
+        return (await here.client.request(method, path, headers=here.bearer(now=time.time() + 1))).status_code
+
+    event = status()
+    with monkeypatch.context() as patch:
+        patch.setattr(here.store, broken, fail)
+        assert await ask() == 500
+    assert await ask() in (200, 202, 204, 404)
