@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -114,7 +115,10 @@ async def test_a_database_of_another_program(tmp_path: Path) -> None:
     path = tmp_path / "vestnik.db"
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("CREATE TABLE meta (schema)")
+    path.chmod(0o644)
+    before = path.read_bytes()
     assert "another program" in await refusal(path)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
 
 
 async def test_a_database_of_a_newer_program(tmp_path: Path) -> None:
@@ -314,6 +318,25 @@ async def test_restore_brings_a_backup_back_with_a_new_epoch(tmp_path: Path) -> 
         assert offsets(await page(store)) == [1, 2]
         assert (await fill(store, 1, now=NOW + 1))[0].offset == 3
     assert restore(backup, target) not in (old, epoch)
+
+
+async def test_a_store_cannot_be_opened_while_it_is_restored(tmp_path: Path) -> None:
+    backup, _ = await backed_up(tmp_path)
+    refused: list[str] = []
+
+    def other_process() -> None:
+        with pytest.raises(ConfigError) as caught:
+            asyncio.run(SqliteStore(tmp_path / "vestnik.db").open())
+        refused.append(str(caught.value))
+
+    def during(done: int, total: int) -> None:
+        thread = Thread(target=other_process)
+        thread.start()
+        thread.join()
+
+    restore(backup, tmp_path / "vestnik.db", during)
+    assert refused
+    assert all("is being restored" in text for text in refused)
 
 
 async def test_restore_replaces_what_was_there_its_log_too(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ class Database:
         try:
             self._held = hold(self.path, shared=True)
             _make_file(self.path)
+        except BlockingIOError as error:
+            raise ConfigError(f"VESTNIK_STORE: {self.path} is being restored; try again when that is done.") from error
         except OSError as error:
             raise ConfigError(f"VESTNIK_STORE: {self.path} cannot be opened: {error.strerror}.") from error
         self._closed = False
@@ -202,6 +204,8 @@ class Database:
         writer, reader = Lane(self.path, "BEGIN IMMEDIATE"), Lane(self.path, "BEGIN")
         try:
             await writer.open()
+            await writer.hop(schema.version)  # look before touching anything: it may be someone else's
+            self.path.chmod(0o600)
             await writer.hop(_use_wal)
             await writer.hop(_set_up)
             await writer.trip(lambda conn: schema.migrate(conn, schema.migrations()))
@@ -275,8 +279,6 @@ def _make_file(path: Path) -> None:
     """Only its owner may read it; SQLite gives its other files the same mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    if path.stat().st_mode & 0o077:
-        path.chmod(0o600)
 
 
 def _use_wal(conn: sqlite3.Connection) -> None:

@@ -46,8 +46,10 @@ class _Rises:
 
 
 _SET_ACKED = """
-    UPDATE feeds SET acked = n.acked FROM (SELECT json_extract(value, '$[0]') AS id, max(json_extract(value, '$[1]'))
-    AS acked FROM json_each(?) GROUP BY 1) AS n WHERE feeds.id = n.id"""
+    UPDATE feeds SET acked = n.acked
+    FROM (SELECT json_extract(value, '$[0]') AS id, max(json_extract(value, '$[1]')) AS acked
+          FROM json_each(?) GROUP BY 1) AS n
+    WHERE feeds.id = n.id"""
 
 
 def join(conn: sqlite3.Connection, epoch: str, joins: Sequence[Join]) -> list[Joined | TooManyDevices]:
@@ -169,8 +171,8 @@ _CURSORS = """
     SELECT json_group_array(json_array(device, feed, epoch, offset))
     FROM cursors WHERE device IN (SELECT value FROM json_each(?))"""
 _EMPTY = """
-    DELETE FROM cursors WHERE device IN (SELECT value FROM json_each(?)) AND feed NOT IN (SELECT value FROM
-    json_each(?))"""
+    DELETE FROM cursors
+    WHERE device IN (SELECT value FROM json_each(?)) AND feed NOT IN (SELECT value FROM json_each(?))"""
 _TOUCH = "ON CONFLICT (id) DO UPDATE SET agent = excluded.agent, last_seen = excluded.last_seen"
 
 
@@ -233,8 +235,10 @@ def touch(conn: sqlite3.Connection, touched: Sequence[tuple[str, str, float]]) -
 
 
 _SET_LAST_SEEN = """
-    UPDATE devices SET last_seen = n.at FROM (SELECT json_extract(value, '$[0]') AS id, max(json_extract(value,
-    '$[1]')) AS at FROM json_each(?) GROUP BY 1) AS n WHERE devices.id = n.id AND last_seen < n.at"""
+    UPDATE devices SET last_seen = n.at
+    FROM (SELECT json_extract(value, '$[0]') AS id, max(json_extract(value, '$[1]')) AS at
+          FROM json_each(?) GROUP BY 1) AS n
+    WHERE devices.id = n.id AND last_seen < n.at"""
 
 
 def seen(conn: sqlite3.Connection, marks: Sequence[tuple[str, Sequence[int], float]]) -> None:
@@ -254,11 +258,10 @@ _ADD_SEEN = """
 
 
 def seen_offsets(conn: sqlite3.Connection, name: str) -> set[int]:
-    return set(
-        gather(
-            conn, "SELECT json_group_array(offset) FROM seen WHERE feed = (SELECT id FROM feeds WHERE name = ?)", name
-        )
-    )
+    return set(gather(conn, _SEEN, name))
+
+
+_SEEN = "SELECT json_group_array(offset) FROM seen WHERE feed = (SELECT id FROM feeds WHERE name = ?)"
 
 
 def receipts(conn: sqlite3.Connection, keys: Sequence[bytes]) -> list[Receipt | None]:

@@ -123,8 +123,10 @@ _SET_SINCE = "UPDATE feeds SET since = ? WHERE id IN (SELECT value FROM json_eac
 def _by_key(conn: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes | None, Stored]]:
     """key -> (digest, None when erased; the stored event as a repeat sees it)."""
     marks, args = among(keys)
-    rows = conn.execute(f"SELECT key, digest, {_STORED} WHERE key IN {marks}", args)
-    return {key: (digest, _stored(row, duplicate=True)) for key, digest, *row in rows}
+    return {
+        bytes.fromhex(key): (bytes.fromhex(digest) or None, _stored(row, duplicate=True))
+        for key, digest, *row in gather(conn, _BY_KEY + marks, *args)
+    }
 
 
 def _highest(conn: sqlite3.Connection, things: Sequence[bytes]) -> dict[bytes, int]:
@@ -138,8 +140,14 @@ def _highest(conn: sqlite3.Connection, things: Sequence[bytes]) -> dict[bytes, i
 _HIGHEST = "SELECT json_group_array(json_array(hex(thing), sequence)) FROM things WHERE thing IN "
 
 
-_STORED = """
-    name, (SELECT epoch FROM meta), offset, seq, event, priority, recorded FROM events JOIN feeds ON feeds.id = feed"""
+_STORED = "name, (SELECT epoch FROM meta), offset, seq, event, priority, recorded"
+_BY_KEY = f"""
+    SELECT json_group_array(json_array(hex(key), hex(digest), {_STORED}))
+    FROM events JOIN feeds ON feeds.id = feed WHERE key IN """  # noqa: S608 - fixed words
+_UNPUBLISHED = f"""
+    SELECT json_group_array(json_array({_STORED})) FROM (
+        SELECT * FROM events JOIN feeds ON feeds.id = feed
+        WHERE seq IN unpublished AND recorded < ? ORDER BY seq LIMIT ?)"""  # noqa: S608
 
 
 def _stored(row: Sequence[Any], *, duplicate: bool) -> Stored:
@@ -267,8 +275,4 @@ def published(conn: sqlite3.Connection, seqs: Collection[int]) -> None:
 
 
 def unpublished(conn: sqlite3.Connection, before: float, limit: int) -> list[Stored]:
-    rows = conn.execute(
-        f"SELECT {_STORED} WHERE seq IN unpublished AND recorded < ? ORDER BY seq LIMIT ?",
-        (micros(before), limit),
-    )
-    return [_stored(row, duplicate=False) for row in rows]
+    return [_stored(row, duplicate=False) for row in gather(conn, _UNPUBLISHED, micros(before), limit)]

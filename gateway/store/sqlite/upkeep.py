@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.store.base import ERASED_TYPE, Draft, Kept, Original, Stored, spans
 from gateway.store.sqlite.log import append, feeds
-from gateway.store.sqlite.sql import dumps, gather, micros, number, seconds
+from gateway.store.sqlite.sql import dumps, gather, micros, seconds
 
 
 def erase(
@@ -45,41 +45,55 @@ _ERASE = (
 
 
 def retain(conn: sqlite3.Connection, before: float, limit: int) -> int:
-    """At most `limit` events of one feed, or of some: 0 when nothing is left to delete."""
-    count = 0
-    while count < limit:
-        feed = number(conn, "SELECT id FROM feeds WHERE since < ? ORDER BY since LIMIT 1", micros(before))
-        if not feed:
-            break
-        count += _retain(conn, feed, micros(before), limit - count)
-    return count
+    """Some events from the old end of some feeds, at most `limit`. 0 when nothing is left to delete."""
+    floors = dict(gather(conn, _OLD_FEEDS, micros(before), min(limit, _FEEDS_AT_ONCE)))
+    if not floors:
+        return 0
+    window = limit // len(floors)
+    rows = gather(conn, _OLDEST, dumps([(feed, floor + 1, floor + window) for feed, floor in floors.items()]))
+    stopped: set[int] = set()  # feeds where an event was young enough
+    seqs, originals = [], []
+    for feed, offset, seq, recorded, original in rows:
+        if recorded >= micros(before):
+            stopped.add(feed)
+        if feed not in stopped:
+            floors[feed] = offset
+            seqs.append(seq)
+            originals.append(original)
+    for statement in _DELETE:
+        conn.execute(statement, (dumps(seqs),))
+    _release(conn, [original for original in originals if original is not None])
+    conn.execute(_SET_FLOORS, (dumps(list(floors.items())),))
+    return len(seqs)
 
 
-def _retain(conn: sqlite3.Connection, feed: int, before: int, limit: int) -> int:
-    """From the old end of a feed up to the first event that is young enough."""
-    rows = gather(conn, _OLDEST, feed, limit + 1)
-    young = next((n for n, (_, _, recorded, _) in enumerate(rows) if recorded >= before), len(rows))
-    going, rest = rows[: min(young, limit)], rows[min(young, limit) :]
-    last = going[-1][1]
-    seqs = dumps([seq for seq, *_ in going])
-    conn.execute(_DELETE_THINGS, (seqs, seqs))
-    conn.execute("DELETE FROM unpublished WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
-    conn.execute("DELETE FROM seen WHERE feed = ? AND offset <= ?", (feed, last))
-    conn.execute("DELETE FROM delivered WHERE feed = ? AND upto <= ?", (feed, last))
-    conn.execute("DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
-    _release(conn, [original for *_, original in going if original is not None])
-    since = rest[0][2] if rest else None
-    conn.execute("UPDATE feeds SET floor = ?, since = ? WHERE id = ?", (last, since, feed))
-    return len(going)
-
-
+_FEEDS_AT_ONCE = 100
+_OLD_FEEDS = """
+    SELECT json_group_array(json_array(id, floor)) FROM (
+        SELECT id, floor FROM feeds WHERE since < ? ORDER BY since LIMIT ?)"""
+# The order of the tables in a CROSS JOIN is the order of the loops: offsets rise in each feed.
 _OLDEST = """
-    SELECT json_group_array(json_array(seq, offset, recorded, original)) FROM (
-        SELECT seq, offset, recorded, original FROM events WHERE feed = ? ORDER BY offset LIMIT ?)"""
-_DELETE_THINGS = """
-    DELETE FROM things
-    WHERE thing IN (SELECT thing FROM events WHERE seq IN (SELECT value FROM json_each(?)))
-      AND seq IN (SELECT value FROM json_each(?))"""
+    SELECT json_group_array(json_array(feed, offset, seq, recorded, original))
+    FROM json_each(?) AS span CROSS JOIN events
+    WHERE feed = json_extract(span.value, '$[0]')
+      AND offset BETWEEN json_extract(span.value, '$[1]') AND json_extract(span.value, '$[2]')"""
+# A thing goes with its latest event. Every `upto` is the offset of an event.
+_DELETE = (
+    """DELETE FROM things WHERE seq IN (SELECT value FROM json_each(?1))
+       AND thing IN (SELECT thing FROM events WHERE seq IN (SELECT value FROM json_each(?1)))""",
+    """DELETE FROM seen WHERE (feed, offset) IN
+       (SELECT feed, offset FROM events WHERE seq IN (SELECT value FROM json_each(?1)))""",
+    """DELETE FROM delivered WHERE (feed, upto) IN
+       (SELECT feed, offset FROM events WHERE seq IN (SELECT value FROM json_each(?1)))""",
+    "DELETE FROM unpublished WHERE seq IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?1))",
+)
+_SET_FLOORS = """
+    UPDATE feeds SET
+        floor = n.floor,
+        since = (SELECT recorded FROM events WHERE feed = feeds.id AND offset = n.floor + 1)
+    FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS floor FROM json_each(?)) AS n
+    WHERE feeds.id = n.id"""
 
 
 def _release(conn: sqlite3.Connection, originals: list[int]) -> None:
