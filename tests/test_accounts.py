@@ -5,18 +5,23 @@ import base64
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
 
 from gateway import accounts, events
 from gateway.accounts import csv_row, harmless
+from gateway.errors import Problem
 from gateway.store import open_store
 from gateway.store.base import CursorSave, Join, Row
 from gateway.tokens import KeySet, LocalKey
@@ -602,3 +607,47 @@ async def test_history_on_the_embedded_store(tmp_path: Path) -> None:
         assert offsets(await here.history(f"?after={2**53 - 1}")) == []
         page = forged("account:ivan", here.store.epoch, "b", 2**53 - 1)
         assert offsets(await here.history(f"?page={page}")) == [2, 1]
+
+
+# Whatever is asked
+
+
+names = st.sampled_from(["after", "before", "limit", "type", "status", "from", "to", "page"])
+values = st.one_of(
+    st.text(max_size=12),
+    st.integers().map(str),
+    st.datetimes().map(lambda at: at.isoformat() + "Z"),
+    st.dates().map(str),
+    st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=5)
+    ).map(lambda parts: base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()),
+    st.tuples(
+        st.sampled_from(["account:ivan", "x"]), st.sampled_from(["e", "f"]), st.sampled_from("abc"), st.integers()
+    ).map(lambda parts: forged(*parts)),
+)
+
+
+@given(st.lists(st.tuples(names, values), max_size=6))
+def test_any_query_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
+    """Never anything but a Query within bounds, or a Problem 422 or 410."""
+    scope = {"type": "http", "query_string": urlencode(pairs, errors="replace").encode(), "headers": []}
+    try:
+        query = accounts.read_query("account:ivan", Request(scope), "e")
+    except Problem as refusal:
+        if refusal.status not in (410, 422):
+            raise
+        return
+    assert query.after is None or query.before is None
+    for bound in (query.after, query.before):
+        assert bound is None or 0 <= bound < 2**53
+    assert query.limit is None or 1 <= query.limit <= accounts.MAX_LIMIT
+    assert max(len(query.filter.types), len(query.filter.statuses)) <= accounts.MAX_WORDS
+
+
+@given(st.text(max_size=40))
+def test_any_cell_is_made_harmless_and_keeps_its_text(cell: str) -> None:
+    made = harmless(cell)
+    assert made.replace("'", "") == cell.replace("'", "")
+    for part in re.split(r"[;\t\r\n]", made):
+        assert not part.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
+    assert not made.startswith(("\t", "\r", "\n"))
