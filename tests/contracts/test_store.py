@@ -1473,11 +1473,12 @@ async def test_many_nodes_enter_and_leave_the_same_devices_at_once(backend: Back
     await nodes(stores[0], "a", "b", "c")
 
     async def node(store: Store, name: str) -> list[Presence]:
-        rng, mine = random.Random(name), []
+        rng, mine = random.Random(name), list[Presence]()
         for turn in range(10):
             devices = [f"d{n}" for n in rng.sample(range(10), 6)]
-            mine = await enter(store, *(session(f"{name}-{turn}{device}", device) for device in devices))
-            await store.leave(rng.sample(mine, 3))
+            entered = await enter(store, *(session(f"{name}-{turn}{device}", device) for device in devices))
+            await store.leave(rng.sample(entered, 3))
+            mine += entered
         return mine
 
     last = await asyncio.gather(*(node(store, name) for store, name in zip(stores, "abc", strict=True)))
