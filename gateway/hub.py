@@ -533,7 +533,9 @@ class Hub:
         feed = self.feeds.get(start.feed)
         if feed is None:
             feed = self.feeds[start.feed] = Feed(start.feed)
-        self._raise_head(feed, start.head)
+        if start.offset < start.head or not feed.follows:
+            self._raise_head(feed, start.head)
+        # Else the new one alone is ahead, and the message that is on its way wakes the others sooner than a read would.
         feed.checked = max(feed.checked, start.head)
         follow = Follow(session, feed, start.offset, owing=start.reason is not None)
         follow.index = len(feed.follows)
