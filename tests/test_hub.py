@@ -499,11 +499,29 @@ async def test_a_join_that_shows_a_higher_head_wakes_the_others(bench: Bench) ->
     """The message on the bus is late then, and dropped as a repeat: nobody else would wake them."""
     (first,) = await bench.connect_many(1)
     (event,) = await bench.commit(FNS)
+    second = await bench.connect("b", feeds=[FNS], resume={FNS: {"epoch": "e1", "offset": 0}})
+    assert offsets(second.read()) == [1]
+    await bench.settle()
+    assert offsets(first.read()) == [1]
+    bench.deliver(event)
+    assert offsets(first.read()) == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_join_that_is_level_leaves_the_others_to_the_bus(bench: Bench, lost: bool) -> None:
+    """During a storm of joins the message is nearly always on its way, and costs no read."""
+    (first,) = await bench.connect_many(1)
+    (event,) = await bench.commit(FNS)
     second = await bench.connect("b", feeds=[FNS])
     assert second.read()[0]["feeds"][1]["from"] == 1
-    await bench.settle()
-    bench.deliver(event)
-    assert offsets(first.read()) == [1]
+    if lost:
+        await bench.sweep()
+    else:
+        bench.deliver(event)
+    assert (offsets(first.read()), offsets(second.read())) == ([1], [])
+    assert bench.counts.store_reads == int(lost)
+    await bench.publish(FNS)
+    assert (offsets(first.read()), offsets(second.read())) == ([2], [2])
 
 
 async def test_a_subscription_that_fails_costs_only_speed(bench: Bench) -> None:
