@@ -71,6 +71,14 @@ def _unprivileged() -> pwd.struct_passwd | None:
     raise PostgresqlMissing("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody` here.")
 
 
+def _lives(pid: int) -> bool:
+    """Is it there, and not only waiting for its parent to look?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -86,8 +94,7 @@ class PostgresqlServer:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self.directory = Path(tempfile.mkdtemp(prefix="vestnik-postgresql-"))
-        if self._user is not None:
-            os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
+        self.give(self.directory)
         self._databases = 0
         self._used = ""
 
@@ -95,8 +102,21 @@ class PostgresqlServer:
     def data(self) -> Path:
         return self.directory / "data"
 
-    def url(self, database: str = "postgres", user: str = USER, password: str = PASSWORD) -> str:
-        return f"postgresql://{quote(user)}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def url(
+        self,
+        database: str = "postgres",
+        user: str = USER,
+        password: str = PASSWORD,
+        also: "PostgresqlServer | None" = None,
+    ) -> str:
+        """`also` is another server to be tried, after this one."""
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in (self, also) if server is not None)
+        return f"postgresql://{quote(user)}:{quote(password, safe='')}@{hosts}/{database}"
 
     def local(self, database: str = "postgres") -> str:
         """A connection string for PostgreSQL's own programs, without a password."""
@@ -132,6 +152,18 @@ class PostgresqlServer:
             *("--auth-host", "scram-sha-256", "--auth-local", "trust", "--encoding", "UTF8", "--locale", "C"),
         )
 
+    def standby(self, **settings: str) -> "PostgresqlServer":
+        """Another server, a copy of this running one that follows it; start it before it is used."""
+        other = PostgresqlServer(**settings)
+        options = ("--checkpoint=fast", "--no-sync", "--write-recovery-conf")
+        self.run("pg_basebackup", *options, "--pgdata", str(other.data), "--dbname", self.local())
+        return other
+
+    def give(self, path: Path) -> None:
+        """Make a file or directory the server's."""
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
     def start(self) -> None:
         """Returns when it accepts connections."""
         if not self.data.exists():
@@ -159,8 +191,8 @@ class PostgresqlServer:
         while time.monotonic() < until:
             if self._process.poll() is not None:
                 break
-            # The status file says `ready` only when connections are taken; a port alone may still answer "starting".
-            if "ready" in self._status():
+            # The status file says so only when connections are taken; a port alone may still answer "starting".
+            if self._status() in ("ready", "standby"):
                 return
             time.sleep(0.01)
         said = (self.directory / "log").read_text(errors="replace")[-1000:]
@@ -173,7 +205,7 @@ class PostgresqlServer:
         except OSError:
             return ""
         assert self._process is not None
-        return lines[7] if len(lines) > 7 and lines[0] == str(self._process.pid) else ""
+        return lines[7].strip() if len(lines) > 7 and lines[0] == str(self._process.pid) else ""
 
     def stop(self) -> None:
         """Ends it in an orderly way, connections cut (`fast`)."""
@@ -194,7 +226,7 @@ class PostgresqlServer:
         self._process.wait()
         # Its processes are gone before the next start, or that one would find shared memory in use.
         until = time.monotonic() + 10
-        while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < until:
+        while any(map(_lives, children)) and time.monotonic() < until:
             time.sleep(0.01)
         self._process = None
 

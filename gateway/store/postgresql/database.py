@@ -71,7 +71,7 @@ log = structlog.get_logger(__name__)
 class Again(Exception):
     """The transaction must begin again, after `first`, which is done outside of it and at once committed."""
 
-    def __init__(self, first: Work[Any]):
+    def __init__(self, first: Work[Any] | None = None):
         super().__init__()
         self.first = first
 
@@ -126,10 +126,10 @@ class Database:
         """Run `work` on a connection outside of any transaction, without the limits of a call but this one."""
         return await self._call(lambda conn: _unlimited(conn, work), limit_s=limit_s)
 
-    async def _call(self, work: Work[R], *, repeat: bool = False, limit_s: float = CALL_S) -> R:
+    async def _call(self, work: Work[R], *, repeat: bool = False, limit_s: float | None = None) -> R:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        task = asyncio.create_task(self._run(work, repeat, limit_s))
+        task = asyncio.create_task(self._run(work, repeat, CALL_S if limit_s is None else limit_s))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
@@ -288,7 +288,8 @@ async def transact(conn: Connection, work: Work[R], begin: str = "BEGIN") -> R:
                 with suppress(*failures.PASSING):
                     await conn.execute("ROLLBACK")
             if isinstance(error, Again):
-                await error.first(conn)
+                if error.first is not None:
+                    await error.first(conn)
             elif not failures.again(error) or attempt == ATTEMPTS - 1:
                 raise
     raise StoreUnavailable("others change the same rows again and again")

@@ -6,6 +6,7 @@ otherwise     passing: StoreUnavailable, without anything that the server said a
 """
 
 import asyncio
+import ssl
 from typing import Final
 
 import asyncpg
@@ -64,8 +65,8 @@ def at_start(error: BaseException, address: Address) -> ConfigError | StoreUnava
             )
     if isinstance(error, asyncpg.ClientConfigurationError | ValueError):
         return ConfigError("VESTNIK_STORE is no postgresql:// URL that can be used; see gateway/README.md.")
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError) and error.filename:
-        return ConfigError(f"VESTNIK_STORE: {error.filename} cannot be read: {error.strerror}.")
+    if isinstance(error, ssl.SSLError) or ("sslmode" in address.dsn and isinstance(error, FileNotFoundError)):
+        return ConfigError(f"VESTNIK_STORE: TLS to {address.name} cannot be set up as the URL says ({_said(error)}).")
     return StoreUnavailable(f"{address.name}: {_said(error)}")
 
 
@@ -75,12 +76,14 @@ def _said(error: BaseException) -> str:
         return "has no server that can be written (a standby, or read-only)"
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "does not answer in time"
+    if code.startswith("08") or isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return "cut the connection"
     if isinstance(error, asyncpg.PostgresError):
         # The name of the condition, not the message: messages quote values.
         return f"failed: {_words(type(error).__name__)} ({code})"
     if isinstance(error, OSError):
         return f"cannot be reached: {error.strerror or type(error).__name__}"
-    return f"failed: {_words(type(error).__name__)}"
+    return "failed"
 
 
 def _words(name: str) -> str:

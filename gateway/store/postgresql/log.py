@@ -95,10 +95,10 @@ class _Append:
 
     def decide(self, draft: Draft) -> _Decided:
         if draft.key in self.known:
-            digest, event = self.known[draft.key]
+            digest, first = self.known[draft.key]
             if digest not in (None, draft.digest):
-                return Conflict(event.offset if isinstance(event, Stored) else event.row.offset)
-            return event if isinstance(event, Stored) else (event, True)
+                return Conflict(first.row.offset)
+            return first if isinstance(first, Stored) else (first, True)
         if draft.thing is not None and draft.sequence is not None:
             highest = self.highest.get(draft.thing)
             if highest is not None and highest > draft.sequence:
@@ -270,7 +270,7 @@ def _history(low: str, high: str, order: str) -> str:
                   AND ($9::bigint IS NULL OR time >= $9) AND ($10::bigint IS NULL OR time < $10)
                 ORDER BY "offset" {order} LIMIT $4::bigint) AS next
             WINDOW run AS (ORDER BY "offset" {order} ROWS UNBOUNDED PRECEDING)) AS summed) AS e ON true
-    ORDER BY e."offset" {order}"""
+    ORDER BY e."offset" {order}"""  # noqa: S608 - fixed words
 
 
 _RISING = _history("f.low", "least(f.high, f.low + $5::bigint - 1)", "ASC")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.store.base import ERASED_TYPE, Draft, Kept, Original, Stored, spans
-from gateway.store.postgresql.database import Connection
+from gateway.store.postgresql.database import Again, Connection
 from gateway.store.postgresql.log import append, lock
 from gateway.store.postgresql.sql import columns, micros, seconds
 
@@ -55,13 +55,10 @@ async def _lock_originals(conn: Connection, ids: list[int]) -> None:
 
 async def retain(conn: Connection, before: float, limit: int) -> int:
     """At most `limit` events of some feeds: 0 when nothing is left to delete."""
-    feeds = await conn.fetch(_OLD_FEEDS, micros(before), limit)
-    if not feeds:
-        # Nothing is left, or others are writing to all that is left: wait for one of them, holding nothing.
-        feeds = await conn.fetch(_OLDEST_FEED, micros(before))
+    feeds = await _old_feeds(conn, micros(before), limit)
     if not feeds:
         return 0
-    rows = await conn.fetch(_OLD_EVENTS, [row[0] for row in feeds], limit)
+    rows = await conn.fetch(_OLD_EVENTS, feeds, limit)
     going = _going(rows, micros(before))
     last = {row[0]: row[1] for row in going}
     seqs = [row[2] for row in going]
@@ -80,6 +77,27 @@ async def retain(conn: Connection, before: float, limit: int) -> int:
     return len(going)
 
 
+async def _old_feeds(conn: Connection, before: int, limit: int) -> list[int]:
+    """Feeds with something to delete, locked. Those that others hold are left for later: they are not locked in their
+    order here, so this must not wait."""
+    rows = await conn.fetch(_OLD_FEEDS, before, limit)
+    if rows:
+        return [row[0] for row in rows]
+    # Nothing is left, or others are writing to all that is left: wait for one of them. It is chosen first and locked by
+    # its name alone: whoever waits for a row that is no longer wanted afterwards holds it all the same.
+    oldest = await conn.fetchval("SELECT id FROM feeds WHERE since < $1 ORDER BY since LIMIT 1", before)
+    if oldest is None:
+        return []
+    since = await conn.fetchval("SELECT since FROM feeds WHERE id = $1 FOR NO KEY UPDATE", oldest)
+    if since is None or since >= before:
+        raise Again()  # another deleted it meanwhile
+    return [oldest]
+
+
+_OLD_FEEDS = """
+    SELECT id FROM feeds WHERE since < $1 ORDER BY since LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED"""
+
+
 def _going(rows: Sequence[Any], before: int) -> list[Any]:
     """From the old end of each feed up to its first event that is young enough."""
     going, ended = [], set()
@@ -91,9 +109,6 @@ def _going(rows: Sequence[Any], before: int) -> list[Any]:
     return going
 
 
-_OLD_FEEDS = """
-    SELECT id FROM feeds WHERE since < $1 ORDER BY since LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED"""
-_OLDEST_FEED = "SELECT id FROM feeds WHERE since < $1 ORDER BY since LIMIT 1 FOR NO KEY UPDATE"
 # feed, offset, seq, recorded, thing, original
 _OLD_EVENTS = """
     SELECT e.feed, e."offset", e.seq, e.recorded, e.thing, e.original
