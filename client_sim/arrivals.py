@@ -30,18 +30,18 @@ POST_EVERY_S: Final = 0.02  # what falls into so long goes out as one post
 
 def _steady(rng: Random, rate: float, seconds: float) -> Iterator[Arrival]:
     """Independent of each other, `rate` a second on average."""
-    at, due = 0.0, 0
+    at = began = 0.0
+    due = 0
     while True:
-        pause = rng.expovariate(rate)
-        if pause > POST_EVERY_S and due:
-            yield Arrival(at, due)
+        at += rng.expovariate(rate)
+        if due and (at - began > POST_EVERY_S or at >= seconds):
+            yield Arrival(began, due)
             due = 0
-        at += pause
         if at >= seconds:
-            break
+            return
+        if not due:
+            began = at
         due += 1
-    if due:
-        yield Arrival(min(at, seconds), due)
 
 
 def _burst(rng: Random, rate: float, seconds: float) -> Iterator[Arrival]:

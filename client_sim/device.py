@@ -26,6 +26,7 @@ ACK_EVERY = 64
 OPENING_S = 20.0  # from the first byte to the welcome
 FIRST_BEAT_S = 25.0
 HALF_OPEN_S = 45.0  # how long a connection lost in a tunnel stays open on the gateway's side
+PROBE_S = 10.0  # for the answer to a ping
 SMALL_BUFFER = 4096
 MOST_SEEN = 16  # offsets of one look at the screen
 MOST_KNOWN = 512  # ids of public events that a device remembers over a broken continuity
@@ -67,8 +68,8 @@ class Device(asyncio.Protocol):
 
     __slots__ = (
         "_acking", "_attack", "_backoff", "_bad", "_beat_s", "_began", "_clock", "_codec", "_deadline", "_feeds",
-        "_known", "_late", "_live", "_loading", "_pauses", "_reader", "_refused", "_run", "_session", "_shown", "_timer",
-        "_token", "_transport", "_unacked", "account", "agent", "behaviour", "feeds", "installs", "name",
+        "_known", "_late", "_live", "_loading", "_pauses", "_reader", "_refused", "_run", "_session", "_shown",
+        "_timer", "_token", "_transport", "_unacked", "account", "agent", "behaviour", "feeds", "installs", "name",
         "network", "number", "positions", "rng", "saver", "state", "wanted", "world",
     )  # fmt: skip
 
@@ -133,8 +134,11 @@ class Device(asyncio.Protocol):
                 self.cut()
             case "roam":
                 self._roam(step.arg)
-            case "saver" | "full":
-                self._mode(step.do == "saver")
+            case "saver":
+                self._mode(True)
+            case "full":
+                self._mode(False)
+                self._probe()
             case "freeze":
                 if self._transport is not None:
                     self._transport.pause_reading()
@@ -183,6 +187,7 @@ class Device(asyncio.Protocol):
         self.agent = "vestnik-sim/1.0"
         self._mode(False)
         self._thaw()
+        self._probe()
         if self.state in ("waiting", "stopped"):
             self._quiet()
             self._say("away")
@@ -288,7 +293,7 @@ class Device(asyncio.Protocol):
     def _frame(self, opcode: int, payload: bytes) -> None:
         if self._attack is None:
             self._deadline = self.world.now() + self._beat_s + SILENCE_S
-        if opcode == TEXT or opcode == BINARY:
+        if opcode in (TEXT, BINARY):
             self._message(self._codec.read(payload))
         elif opcode == PING:
             self._write(masked(0xA, payload))
@@ -422,6 +427,12 @@ class Device(asyncio.Protocol):
         if self._shown and self._feeds:
             self._send({"t": "seen", "feed": self.feeds[0], "offsets": self._shown})
             self._shown = []
+
+    def _probe(self) -> None:
+        """The app is looked at: is the connection still one? Nobody waits for a beat to find out."""
+        if self._feeds and self._transport is not None and self.state != "frozen":
+            self._send({"t": "ping"})
+            self._deadline = min(self._deadline, self.world.now() + PROBE_S)
 
     def _thaw(self) -> None:
         if self.state == "frozen" and self._transport is not None:

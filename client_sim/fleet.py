@@ -37,7 +37,8 @@ MOST_OF_ACCOUNT = 10  # contract, 3.4: devices of an account; further ones would
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Who takes part. Devices are dealt to the accounts in turn; `follows` are agency feeds that each follows."""
+    """Who takes part. Devices are dealt to the accounts in turn; a share of them, `following`, follows the agency feeds
+    `follows`."""
 
     devices: int
     accounts: int
@@ -47,6 +48,7 @@ class Roster:
     seconds: float = 60.0
     pace: float = 1.0
     follows: Sequence[str] = ()
+    following: float = 0.2
     msgpack: float = 0.3  # share of devices that speak MessagePack
     prefix: str = "citizen-"
 
@@ -95,7 +97,7 @@ class Fleet:
             lives.append(schedule(behaviour, own, roster.seconds, roster.pace))
             subprotocol = "vestnik.v1.msgpack" if own.random() < roster.msgpack else "vestnik.v1.json"
             account = self.accounts[number % len(self.accounts)]
-            follows = roster.follows
+            follows = roster.follows if own.random() < roster.following else ()
             self.devices.append(
                 Device(self, number, account, behaviour, net, own, follows=follows, subprotocol=subprotocol)
             )

@@ -99,11 +99,13 @@ async def secrets_of(agencies: Sequence[Agency], data: Path, environment: Mappin
 
 class Gateway:
     """`vestnik serve` on SQLite in `data`, on one port over all its lives. Gone at the end of the block, whatever
-    happened to it; its log is `gateway.log` there. `settings` are `VESTNIK_*` without the prefix, in any case."""
+    happened to it; its log is `gateway.log` there. `settings` are `VESTNIK_*` without the prefix, in any case; `disk`
+    is a directory for the store alone."""
 
-    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, port: int | None = None):
-        self.data, self.host, self.port = data, "127.0.0.1", port or free_port()
-        self.log = data / "gateway.log"
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, disk: Path | None = None):
+        self.data, self.host, self.port = data.absolute(), "127.0.0.1", free_port()
+        self.store = (disk or self.data) / "vestnik.db"
+        self.log = self.data / "gateway.log"
         self.process: asyncio.subprocess.Process | None = None
         self.starts = 0
         self.extra: dict[str, str] = {}  # environment of the next start, such as a library to preload
@@ -114,19 +116,15 @@ class Gateway:
         return f"http://{self.host}:{self.port}"
 
     @property
-    def store(self) -> Path:
-        return self.data / "vestnik.db"
-
-    @property
     def environment(self) -> dict[str, str]:
         """For every command about this gateway: our own settings and none of the caller's."""
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("VESTNIK_")},
-            **self._settings,
-            "VESTNIK_DATA": str(self.data),
             "VESTNIK_STORE": f"sqlite:///{self.store}",
             "VESTNIK_BUS": "memory://",
             "VESTNIK_PROCESSES": "1",
+            **self._settings,
+            "VESTNIK_DATA": str(self.data),
             "VESTNIK_HOST": self.host,
             "VESTNIK_PORT": str(self.port),
         }

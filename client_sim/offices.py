@@ -1,8 +1,8 @@
 """The agencies of a run: they send on a seeded schedule, in order, until each event is answered, and note every try.
 
-An agency has one post on its way at a time, so that what it says of one thing arrives in the order in which it happened;
-what happens meanwhile goes with the next post, up to a hundred events in it. No event is given up while `run` and
-`finish` go on: an outcome that is unknown is asked for again, with the same ids.
+An agency has one post on its way at a time, so that what it says of one thing arrives in the order in which it
+happened; what happens meanwhile goes with the next post, up to a hundred events in it. No event is given up while `run`
+and `finish` go on: an outcome that is unknown is asked for again, with the same ids.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from gateway.protocol.backoff import full_jitter
 BATCH = 100  # events of one post; the contract allows 1,000
 TWICE = 0.01  # share of the posts that are sent a second time, as after a lost answer: recognised by their ids
 MOST_WAITING = 50_000  # events of one agency; then it stops working until the gateway takes some
+PUBLIC_WEIGHT = 0.1  # how often an agency of public notices sends, against the others
 PATIENCE_S = 10.0  # longest pause between two tries
 
 
@@ -61,6 +62,8 @@ class Offices:
             )
             for code, secret in secrets.items()
         }
+        # One public notice reaches thousands of devices: they are rare, here as in life.
+        self._weights = [PUBLIC_WEIGHT if code == "mchs" else 1.0 for code in self.offices]
         self._wave = itertools.cycle(self.accounts)
 
     @property
@@ -87,11 +90,11 @@ class Offices:
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(office.work()) for office in self.offices.values()]
             for code, event in events:
-                while len(self.offices[code].queue) >= MOST_WAITING:
+                while len(self.offices[code].queue) >= MOST_WAITING:  # noqa: ASYNC110 - several agencies, one look
                     await asyncio.sleep(0.01)
                 self.offices[code].happen([event])
                 await asyncio.sleep(1 / rate if rate else 0)
-            while self.waiting:
+            while self.waiting:  # noqa: ASYNC110 - the same
                 await asyncio.sleep(0.01)
             for worker in workers:
                 worker.cancel()
@@ -101,7 +104,7 @@ class Offices:
         workers = [asyncio.create_task(office.work()) for office in self.offices.values()]
         try:
             async with asyncio.timeout(patience_s):
-                while self.waiting:
+                while self.waiting:  # noqa: ASYNC110 - the same
                     await asyncio.sleep(0.02)
         except TimeoutError:
             return False
@@ -122,7 +125,7 @@ class Offices:
         if pattern.act is not None and office is not None and arrival.events >= BATCH:
             accounts = itertools.islice(self._wave, arrival.events)
             return office.happen([pattern.act(office.desk, now, account) for account in accounts])
-        office = self.rng.choice(list(self.offices.values()))
+        office = self.rng.choices(list(self.offices.values()), self._weights)[0]
         return office.happen([office.desk.next(now) for _ in range(arrival.events)])
 
 

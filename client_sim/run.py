@@ -33,9 +33,6 @@ SAVED_AFTER_S = (
 )
 AGENCIES, DEVICES, FAULTS_FILE = "agencies.jsonl", "devices.jsonl", "faults.jsonl"
 
-Progress = Callable[[str, Mapping[str, Any], Tally], None]
-"""Told every second: the phase, the sample of that second, and everything counted so far. Must not block."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -92,6 +89,10 @@ class Outcome:
         return not self.ended
 
 
+Progress = Callable[[str, Mapping[str, Any], Outcome], None]
+"""Told every second: the phase, the sample of that second, and everything so far. Must not block."""
+
+
 class _Lines:
     """A journal file. Lines are whole on disk about every second, and at the end."""
 
@@ -125,7 +126,7 @@ async def play(
 
     Raises Cannot before anything began; nothing afterwards.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything runs
     tally = Tally()
     outcome = Outcome(plan, tally)
     stopping = stop or asyncio.Event()
@@ -142,7 +143,7 @@ async def play(
             outcome.fingerprint, outcome.began = fleet.fingerprint, time.time()
             clock = asyncio.get_running_loop().time
             began = clock()
-            meter = _Meter(tally, stage.gateway, progress, began, (agencies, devices, faults))
+            meter = _Meter(outcome, stage.gateway, progress, began, (agencies, devices, faults))
             scene = _Scene(stage.gateway, fleet, offices, stage.disk)
             measuring = asyncio.create_task(meter.run())
             try:
@@ -235,9 +236,9 @@ class _Meter:
     """Takes a sample every second: what was counted, and what it costs us and the gateway."""
 
     def __init__(
-        self, tally: Tally, gateway: Gateway | None, progress: Progress, began: float, files: Sequence[_Lines]
+        self, outcome: Outcome, gateway: Gateway | None, progress: Progress, began: float, files: Sequence[_Lines]
     ):
-        self.tally, self.gateway, self.progress, self.began, self.files = tally, gateway, progress, began, files
+        self.outcome, self.gateway, self.progress, self.began, self.files = outcome, gateway, progress, began, files
         self.phase = "running"
         self._cpu, self._gateway_cpu = time.process_time(), (0, 0.0)
 
@@ -250,9 +251,9 @@ class _Meter:
             late, due = loop.time() - due, max(due, loop.time() - SAMPLE_S)
             for file in self.files:
                 file.flush()
-            sample = self.tally.sample(loop.time() - self.began)
+            sample = self.outcome.tally.sample(loop.time() - self.began)
             sample |= {"lag": round(max(0.0, late), 3), **self._costs()}
-            self.progress(self.phase, sample, self.tally)
+            self.progress(self.phase, sample, self.outcome)
 
     def _costs(self) -> dict[str, float]:
         cpu, self._cpu = time.process_time() - self._cpu, time.process_time()
