@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -54,10 +55,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Returns when it accepts connections."""
-        flags = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._directory)]
-        for name, value in self._options.items():
-            flags += [f"--{name.replace('_', '-')}", *value.split(" ")]
-        self._process = subprocess.Popen([self._binary, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [self._binary, *self._arguments()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         port = int(self._options.get("tls_port", self.port))
         for _ in range(500):
             try:
@@ -69,12 +69,22 @@ class RedisServer:
                 time.sleep(0.01)
         raise RedisMissing("redis-server did not accept a connection within 5 s.")
 
+    def _arguments(self) -> Sequence[str]:
+        flags = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._directory)]
+        for name, value in self._options.items():
+            flags += [f"--{name.replace('_', '-')}", *value.split(" ")]
+        return flags
+
     def kill(self) -> None:
         """SIGKILL. `start` brings it back on the same port."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None
 
     def freeze(self) -> None:
         assert self._process is not None

@@ -1,12 +1,22 @@
 """The bus carries committed events to the gateways that hold their readers. `base` says what it promises: only
 speed."""
 
-from gateway.bus.base import Bus, Listener, Message
+from gateway.bus.base import Bus, BusFactory, Listener, Message
+from gateway.bus.cluster import ClusterBus
 from gateway.bus.memory import MemoryBus
-from gateway.bus.redis import RedisBus
+from gateway.bus.redis import RedisBus, SentinelBus
 from gateway.errors import ConfigError
 
 __all__ = ["Bus", "Listener", "Message", "open_bus"]
+
+FORMS: dict[str, BusFactory] = {
+    "redis": RedisBus,
+    "rediss": RedisBus,
+    "redis+sentinel": SentinelBus,
+    "rediss+sentinel": SentinelBus,
+    "redis+cluster": ClusterBus,
+    "rediss+cluster": ClusterBus,
+}
 
 
 def open_bus(url: str) -> Bus:
@@ -14,8 +24,6 @@ def open_bus(url: str) -> Bus:
     scheme, separator, _ = url.partition("://")
     if url == "memory://":
         return MemoryBus()
-    if separator and scheme in ("redis", "rediss"):
-        return RedisBus(url)
-    if scheme in ("redis+sentinel", "redis+cluster"):
-        raise ConfigError(f"VESTNIK_BUS: {scheme}:// is not supported yet; use redis://host:port of one server.")
-    raise ConfigError("VESTNIK_BUS must be memory://, redis://host:port or rediss://host:port.")
+    if separator and scheme in FORMS:
+        return FORMS[scheme](url)
+    raise ConfigError(f"VESTNIK_BUS must be memory:// or begin with one of {', '.join(f'{one}://' for one in FORMS)}.")

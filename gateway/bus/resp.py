@@ -7,78 +7,16 @@ pipeline 14.2; published alone 61 against 135.
 """
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
 
-from gateway.errors import BusUnavailable, ConfigError
-
-Command = tuple[bytes | str | int, ...]
+from gateway.bus.address import Address, Command
+from gateway.errors import BusUnavailable
 
 MAX_UNSENT = 8 << 20  # bytes waiting for a server that does not read; protects our memory while a timeout runs out
-OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")  # named as in the Redis clients' own URLs
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a Redis server is and how to sign in."""
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-    @property
-    def sign_in(self) -> list[Command]:
-        if self.password is None:
-            return []
-        return [("AUTH", self.username, self.password) if self.username else ("AUTH", self.password)]
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def parse(url: str) -> Address:
-    """Read `redis://[user][:password]@host[:port][/db][?option=…]`, or `rediss://` for TLS. The number of a database
-    is allowed and means nothing: channels are one space. Raises ConfigError with one sentence."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 6379
-    except ValueError as error:
-        raise ConfigError(f"VESTNIK_BUS is not a URL: {error}.") from None
-    options = dict(parse_qsl(parts.query))
-    if unknown := sorted(options.keys() - set(OPTIONS)):
-        raise ConfigError(f"VESTNIK_BUS has an unknown option {unknown[0]!r}; known are {', '.join(OPTIONS)}.")
-    if options and parts.scheme != "rediss":
-        raise ConfigError("VESTNIK_BUS has TLS options but is not rediss://.")
-    return Address(
-        host or "127.0.0.1",
-        port,
-        _tls(options) if parts.scheme == "rediss" else None,
-        unquote(parts.username) if parts.username else None,
-        unquote(parts.password) if parts.password else None,
-    )
-
-
-def _tls(options: dict[str, str]) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    except OSError as error:
-        raise ConfigError(f"VESTNIK_BUS: the TLS files cannot be loaded: {error}.") from None
-    if (reqs := options.get("ssl_cert_reqs", "required")) == "none":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif reqs != "required":
-        raise ConfigError("VESTNIK_BUS: ssl_cert_reqs must be required or none.")
-    return context
 
 
 class _Call:
@@ -91,13 +29,20 @@ class _Call:
 
 
 class Connection(asyncio.Protocol):
-    """A live connection (RESP2). `pushed` gets each three-part array that the server sends to a subscriber.
+    """A live connection. `pushed` gets what the server sends unasked: in RESP3 its pushes, in RESP2, whose pushes look
+    like answers, every array while no call is under way. `refused` gets an error that answers no call (a refused
+    SUBSCRIBE) and says whether the connection may live on; without it, it may not: confirmations that stay away
+    cannot be counted.
 
     `closed` is done when the connection is gone, for whatever reason.
     """
 
-    def __init__(self, pushed: Callable[[list[Any]], None] | None = None):
-        self._pushed = pushed
+    def __init__(
+        self,
+        pushed: Callable[[list[Any]], None] | None = None,
+        refused: Callable[[str], bool] = lambda error: False,
+    ):
+        self._pushed, self._refused = pushed, refused
         self._reader = hiredis.Reader()
         self._calls: deque[_Call] = deque()
         self._transport: asyncio.Transport | None = None
@@ -107,14 +52,18 @@ class Connection(asyncio.Protocol):
     async def call(self, *commands: Command) -> list[Any]:
         """The answers, in order; error answers raise BusUnavailable, as does a lost connection. Safe to cancel: the
         answers are then thrown away when they come. There is no deadline here."""
-        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self.send(*commands)
-        self._calls.append(_Call(len(commands), done))
-        answers = await done
+        answers = await self.ask(*commands)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise BusUnavailable(f"Redis refused: {answer}")
         return answers
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Like `call`, with error answers (`hiredis.ReplyError`) among the answers."""
+        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.send(*commands)
+        self._calls.append(_Call(len(commands), done))
+        return await done
 
     def send(self, *commands: Command) -> None:
         """Send commands whose answers are pushed (SUBSCRIBE and its kin)."""
@@ -139,11 +88,12 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        reader, pushed = self._reader, self._pushed
+        reader, pushed, calls = self._reader, self._pushed, self._calls
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
-                if pushed is not None and type(reply) is list:
+                kind = type(reply)
+                if pushed is not None and ((kind is list and not calls) or kind is hiredis.PushNotification):
                     pushed(reply)
                 else:
                     self._answered(reply)
@@ -159,8 +109,8 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, reply: Any) -> None:
         if not self._calls:
-            # Only a refused SUBSCRIBE gets here: without its confirmations nothing can be counted any more.
-            self.abort(f"Redis refused: {reply}")
+            if not self._refused(str(reply)):
+                self.abort(f"Redis refused: {reply}")
             return
         call = self._calls[0]
         call.answers.append(reply)
@@ -178,17 +128,24 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(
-    address: Address, name: str, *, timeout_s: float, pushed: Callable[[list[Any]], None] | None = None
-) -> Connection:
-    """A connection that is signed in and carries `name` in CLIENT LIST. Raises BusUnavailable when that takes too
-    long or is refused."""
-    connection = Connection(pushed)
+    connection: Connection,
+    address: Address,
+    *greeting: Command,
+    name: str,
+    timeout_s: float,
+    primary: bool = False,
+) -> None:
+    """Connect and sign in; the connection then carries `name` in CLIENT LIST. `greeting` is sent with it. Raises
+    BusUnavailable when that takes too long or is refused, with `primary` also when the server is a replica."""
+    commands = [*address.sign_in, ("CLIENT", "SETNAME", name), *greeting, *([("ROLE",)] if primary else [])]
     try:
         async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().create_connection(
                 lambda: connection, address.host, address.port, ssl=address.tls
             )
-            await connection.call(*address.sign_in, ("CLIENT", "SETNAME", name))
+            answers = await connection.call(*commands)
+        if primary and answers[-1][0] != b"master":
+            raise BusUnavailable(f"Redis at {address} is not a primary")
     except TimeoutError:
         connection.abort("timeout")
         raise BusUnavailable(f"Redis at {address} did not answer within {timeout_s:g} s") from None
@@ -197,4 +154,3 @@ async def connect(
     except BaseException:
         connection.abort("given up")
         raise
-    return connection

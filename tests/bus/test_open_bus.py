@@ -2,10 +2,11 @@ import ssl
 
 import pytest
 
-from gateway.bus import open_bus
+from gateway.bus import Bus, open_bus
+from gateway.bus.address import parse, parse_cluster, parse_sentinel
+from gateway.bus.cluster import ClusterBus
 from gateway.bus.memory import MemoryBus
-from gateway.bus.redis import RedisBus
-from gateway.bus.resp import parse
+from gateway.bus.redis import RedisBus, SentinelBus
 from gateway.errors import ConfigError
 
 
@@ -13,8 +14,19 @@ def test_the_scheme_chooses() -> None:
     assert isinstance(open_bus("memory://"), MemoryBus)
 
 
-async def test_redis_does_not_connect_yet() -> None:
-    assert isinstance(open_bus("redis://127.0.0.1:1"), RedisBus)
+@pytest.mark.parametrize(
+    ("url", "form"),
+    [
+        ("redis://127.0.0.1:1", RedisBus),
+        ("redis+sentinel://127.0.0.1:1/service", SentinelBus),
+        ("redis+cluster://127.0.0.1:1,127.0.0.1:2", ClusterBus),
+        ("rediss://127.0.0.1:1", RedisBus),
+        ("rediss+sentinel://127.0.0.1:1/service", SentinelBus),
+        ("rediss+cluster://127.0.0.1:1", ClusterBus),
+    ],
+)
+async def test_redis_does_not_connect_yet(url: str, form: type[Bus]) -> None:
+    assert type(open_bus(url)) is form
 
 
 @pytest.mark.parametrize(
@@ -24,8 +36,16 @@ async def test_redis_does_not_connect_yet() -> None:
         "redis",
         "memory://x",
         "kafka://localhost",
-        "redis+sentinel://:hidden@one:26379/main",
-        "redis+cluster://:hidden@one:7000",
+        "redis://:hidden@one:1,two:2",
+        "redis+sentinel://:hidden@one:26379",
+        "redis+sentinel://:hidden@one:26379/main/2",
+        "redis+sentinel://:hidden@one:port/main",
+        "redis+sentinel://one/main?sentinel_username=hidden",
+        "redis+sentinel://:hidden@one/main?ssl_ca_certs=x",
+        "redis+cluster://:hidden@one:7000/main",
+        "redis+cluster://:hidden@one:0",
+        "redis+cluster://:hidden@one:7000?sentinel_password=hidden",
+        "redis+other://:hidden@one:7000",
         "redis://:hidden@one:port",
         "redis://:hidden@one:99999",
         "redis://:hidden@one?ssl_ca_certs=x",
@@ -57,3 +77,23 @@ def test_tls_is_checked_unless_told_otherwise() -> None:
     assert strict.verify_mode is ssl.CERT_REQUIRED
     assert strict.check_hostname
     assert lax.verify_mode is ssl.CERT_NONE
+
+
+def test_what_the_url_of_a_cluster_says() -> None:
+    nodes = parse_cluster("redis+cluster://us%40er:p%2Css@one:7000,[::1]:7001,three")
+    assert [(node.host, node.port) for node in nodes] == [("one", 7000), ("::1", 7001), ("three", 6379)]
+    assert {node.password for node in nodes} == {"p,ss"}
+
+
+def test_what_the_url_of_sentinels_says() -> None:
+    sentinels, service, server = parse_sentinel(
+        "redis+sentinel://user:secret@one:5000,two/main%20one?sentinel_password=other"
+    )
+    assert [(one.host, one.port, one.sign_in) for one in sentinels] == [
+        ("one", 5000, [("AUTH", "other")]),
+        ("two", 26379, [("AUTH", "other")]),
+    ]
+    assert service == "main one"
+    assert server.at("db", 1).sign_in == [("AUTH", "user", "secret")]
+    sentinels, _, _ = parse_sentinel("redis+sentinel://user:secret@one/main")
+    assert sentinels[0].sign_in == []

@@ -115,7 +115,7 @@ async def test_killed_subscription(server: RedisServer, bus: RedisBus, ear: Ear)
         gaps = ear.gaps
         with admin(server) as redis:
             assert redis.client_kill_filter(_type="pubsub") >= 1
-        await ear.until(lambda gaps=gaps: ear.gaps >= gaps + 2)  # type: ignore[misc]
+        await ear.until(lambda gaps=gaps: ear.gaps > gaps)  # type: ignore[misc]
         await whole_again(bus, ear, gaps)
 
 
@@ -134,8 +134,8 @@ async def test_killed_publishing_connection_costs_nothing(server: RedisServer, b
 async def test_dead_subscription_on_a_live_connection(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
     """The case that a TCP check never sees: both connections live, the server holds no subscription."""
     await bus.subscribe(FEEDS)
-    assert bus._subscriber is not None
-    bus._subscriber.send((b"UNSUBSCRIBE",))
+    assert bus._only._connection is not None
+    bus._only._connection.send((b"UNSUBSCRIBE",))
     await unhealthy(bus)
     await whole_again(bus, ear, 0)
 
@@ -145,9 +145,9 @@ async def test_slow_gateway_is_dropped_and_comes_back(server: RedisServer, bus: 
     await bus.subscribe(FEEDS)
     with admin(server) as redis:
         redis.config_set("client-output-buffer-limit", "pubsub 100kb 100kb 0")
-        assert bus._subscriber is not None
-        assert bus._subscriber._transport is not None
-        bus._subscriber._transport.pause_reading()
+        assert bus._only._connection is not None
+        assert bus._only._connection._transport is not None
+        bus._only._connection._transport.pause_reading()
         await asyncio.to_thread(lambda: [redis.publish("vestnik:account:1", b"x" * 65536) for _ in range(300)])
         redis.config_set("client-output-buffer-limit", "pubsub 32mb 8mb 60")
     await unhealthy(bus)
