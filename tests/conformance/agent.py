@@ -8,6 +8,7 @@ import hmac
 import http.client
 import itertools
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,14 @@ PROBLEM = "application/problem+json"
 
 Event = dict[str, Any]
 Headers = list[tuple[str, str]]
+
+
+def witness(seen: Mapping[str, Any]) -> None:
+    """Write down what was seen on the wire, where somebody asks for it (`VESTNIK_WITNESS` names a file): the published
+    OpenAPI and AsyncAPI documents are held against it by those who know them."""
+    if path := os.environ.get("VESTNIK_WITNESS"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(seen) + "\n")
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,14 @@ def request(
         except (BrokenPipeError, ConnectionResetError):
             pass
         response = connection.getresponse()
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+        answer = Answer(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+        )
     finally:
         connection.close()
+    given = {"method": method, "path": path, "headers": list(headers), "body": (body or b"").decode("latin-1")}
+    witness({"request": given, "status": answer.status, "headers": dict(answer.headers), "body": answer.body.decode()})
+    return answer
 
 
 def get(port: int, path: str, token: str | None = None, **headers: str) -> Answer:

@@ -19,6 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from .agent import witness
+
 JSON = "vestnik.v1.json"
 MSGPACK = "vestnik.v1.msgpack"
 BOTH = (JSON, MSGPACK)
@@ -249,6 +251,7 @@ class Device:
         message = decode(raw, self.protocol)
         check(message)
         assert isinstance(message, dict)
+        witness({"message": message})
         self.messages.append(message)
         if not self.welcome:
             assert message["t"] in ("welcome", "error", "pong"), f"nothing comes before welcome: {message}"
