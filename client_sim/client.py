@@ -302,6 +302,7 @@ class _Session:
         self.welcomed = False
         self.feeds: dict[str, Feed] = {}
         self._codec = by_subprotocol[client.subprotocol]
+        self._resume: dict[str, Message] = {}  # agency feeds to subscribe to after a fresh hello
         self._next_beat_s = FIRST_BEAT_S
         self._unacked = 0
         self._acking = False
@@ -400,13 +401,20 @@ class _Session:
             for feed, position in client.keeper.positions().items()
             if feed.startswith("account:") or feed in client.feeds
         }
+        fresh = not any(feed.startswith("account:") for feed in wanted)
+        feeds = client.feeds
+        if fresh:
+            # Nothing of the account is kept here, whatever the gateway remembers of this device. That forgets all of
+            # its positions: an agency feed that is kept nevertheless is resumed after the welcome.
+            feeds = [feed for feed in feeds if feed not in wanted]
+            self._resume, wanted = wanted, {}
         hello: Message = {"token": self.token, "device": client.device, "mode": client.mode, "agent": client.agent}
-        if client.feeds:
-            hello["feeds"] = client.feeds
+        if feeds:
+            hello["feeds"] = feeds
         if wanted:
             hello["resume"] = wanted
-        if not any(feed.startswith("account:") for feed in wanted):
-            hello["fresh"] = True  # nothing of the account is kept here, whatever the gateway remembers of this device
+        if fresh:
+            hello["fresh"] = True
         await self.send("hello", **hello)
 
     def _begin(self, item: Message, *, new: bool = False) -> None:
@@ -478,6 +486,8 @@ class _Session:
                 self.client.backoff_s = message["limits"]["backoff"]
                 for item in message["feeds"]:
                     self._begin(item, new=message["new"])
+                for name, position in self._resume.items():
+                    await self.send("subscribe", feed=name, resume=position)
             case "subscribed":
                 self._begin(message)
             case "unsubscribed":

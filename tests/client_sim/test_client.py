@@ -394,6 +394,7 @@ async def test_a_resync_loads_the_snapshot_and_only_then_acknowledges():
 async def test_a_resync_of_an_agency_feed_pages_through_its_history():
     name = "agency:mchs"
     rig = Rig([])
+    rig.keeper.keep(ACCOUNT, Position("e1", 0), [])
     rig.keeper.keep(name, Position("e0", 2), [(2, event(2))])
     rig.keeper.events.clear()
     head = {"feed": name, "epoch": "e1", "oldest": 1, "head": 4}
@@ -411,6 +412,29 @@ async def test_a_resync_of_an_agency_feed_pages_through_its_history():
 
     await play(act, rig=rig, feeds=[name])
     assert rig.keeper.events == [(1, event(1)), (3, event(3)), (4, None), (5, event(5))]
+
+
+async def test_a_fresh_device_that_keeps_an_agency_feed_resumes_it_after_the_welcome():
+    """`fresh` makes the gateway ignore every position of the hello; without this the feed would go on at its head."""
+    name = "agency:mchs"
+    rig = Rig([])
+    rig.keeper.keep(name, Position("e1", 2), [(2, event(2))])
+    rig.keeper.events.clear()
+    rig.answers["/v1/snapshot"] = [{"positions": {ACCOUNT: {"epoch": "e1", "offset": 5}}}]
+
+    async def act(peer: Peer) -> None:
+        hello = await peer.welcome(5, 5, new=True)
+        assert hello["fresh"]
+        assert not hello.keys() & {"resume", "feeds"}
+        assert await peer.receive() == {"t": "subscribe", "feed": name, "resume": {"epoch": "e1", "offset": 2}}
+        await peer.send("subscribed", feed=name, epoch="e1", head=4, **{"from": 2})
+        await peer.events(3, 4, feed=name)
+        acks = [await peer.receive() for _ in range(2)]
+        assert {ack["feed"]: ack["offset"] for ack in acks} == {ACCOUNT: 5, name: 4}
+
+    await play(act, rig=rig, feeds=[name])
+    assert rig.keeper.events == [(3, event(3)), (4, event(4))]
+    assert rig.keeper.positions()[name] == Position("e1", 4)
 
 
 async def test_a_hole_makes_it_reconnect_and_resume():
