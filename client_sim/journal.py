@@ -123,7 +123,12 @@ class Diary:
         self.keeper.keep(feed, position, events)
         first = events[0][0] if events else position.offset
         kept = self._kept
-        if kept and events and (kept["feed"], kept["epoch"], kept["offset"] + 1) == (feed, position.epoch, first):
+        if (
+            kept
+            and kept["events"]
+            and events
+            and (kept["feed"], kept["epoch"], kept["offset"] + 1) == (feed, position.epoch, first)
+        ):
             kept["offset"] = position.offset
             kept["events"] += len(events)
             return

@@ -149,7 +149,7 @@ class _Device:
     name: str
     account: str
     tracks: dict[str, _Track] = field(default_factory=dict)
-    resume: Mapping[str, Record] = field(default_factory=dict)
+    resume: Mapping[str, Record | None] = field(default_factory=dict)
     window: int = WINDOW
     hailed: bool = False
     connected: bool = False
@@ -306,14 +306,11 @@ class _Ledger:
         elif t == "welcome":
             self._welcome(device, line)
         elif t == "subscribe":
-            device.resume = {**device.resume, line["feed"]: line["resume"]} if line.get("resume") else device.resume
+            device.resume = {**device.resume, line["feed"]: line.get("resume")}
         elif t == "subscribed":
             self._begin(device, line, new=False)
         elif t == "unsubscribed":
-            if line["feed"] in device.tracks:
-                track = device.tracks[line["feed"]]
-                track.live, track.followed, track.saved = None, False, 0
-                track.acks.clear()
+            device.tracks.pop(line["feed"], None)  # "stop and forget its cursor"
         elif t == "resync":
             self._resync(device, line)
         elif t == "snapshot":
