@@ -25,8 +25,9 @@ from gateway.protocol import messages
 from gateway.protocol.codec import Codec
 from gateway.protocol.delivery import Track
 from gateway.rfc3339 import format_time
+from gateway.roster import Roster
 from gateway.settings import Settings
-from gateway.store.base import CursorSave, Join, Joined, Page, Range, Start, Store, TooManyDevices
+from gateway.store.base import CursorSave, Entered, Join, Joined, Page, Presence, Range, Start, Store, TooManyDevices
 from gateway.tail import Entries, Entry, Tail
 from gateway.waiting import always, woken
 
@@ -84,6 +85,7 @@ class Hub:
     def __init__(self, settings: Settings, store: Store, bus: Bus, counts: Counts):
         self.settings, self.store, self.bus, self.counts = settings, store, bus, counts
         self.window = settings.window
+        self.roster = Roster(settings, store, bus)
         self.feeds: dict[str, Feed] = {}
         self.tail = Tail(settings.tail_bytes)
         self.sessions = 0  # open ones
@@ -102,6 +104,7 @@ class Hub:
         self._seen: list[tuple[str, Sequence[int], float]] = []
         self._touched: list[tuple[str, str, float]] = []
         self._flush_wanted = asyncio.Event()
+        self._saving = asyncio.Lock()
         self._empty: set[Feed] = set()
         self._wheel: dict[int, list[Session]] = {}
         self._slot = int(self.now * 4)
@@ -115,6 +118,7 @@ class Hub:
         for work in (self._ticks, self._reads, self._join_trips, self._flushes, self._sweeps, self._let_go):
             name = f"hub.{work.__name__.strip('_')}"
             self._tasks.append(asyncio.create_task(always(name, work), name=name))
+        self.roster.start(self.all_sessions, self.displaced)
 
     async def stop(self) -> None:
         """Stop the tasks and save what is not saved. Sessions are closed before."""
@@ -123,6 +127,7 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self._flush()
+        await self.roster.stop()
 
     # From the bus
 
@@ -168,6 +173,7 @@ class Hub:
         """The bus may have lost something: compare all heads with the store now."""
         self.counts.bus_gaps += 1
         self._sweep_wanted.set()
+        self.roster.gap()
 
     def _write_entry(self, feed: Feed, follows: Iterable[Follow], entry: Entry, *, hurry: bool) -> None:
         """Write one event to those who are level; let `pump` find out about the rest. With `hurry` nothing waits.
@@ -466,14 +472,15 @@ class Hub:
                 if await self._join_trip() > 1:
                     await asyncio.sleep(GATHER_S)
 
-    def _with_connected(self, joins: Iterable[Join]) -> list[Join]:
-        """Say which devices must not be forgotten: those connected here now, and those that join just before."""
+    def _with_connected(self, joins: Iterable[Join], entered: Iterable[Entered]) -> list[Join]:
+        """Say which devices must not be forgotten: those connected now, here or anywhere, and those that join just
+        before."""
         connected: dict[str, frozenset[str]] = {}
         told = []
-        for join in joins:
+        for join, known in zip(joins, entered, strict=True):
             devices = connected.get(join.account)
             if devices is None:
-                devices = self.connected(join.account)
+                devices = self.connected(join.account) | known.others
             told.append(dataclasses.replace(join, connected=devices) if devices else join)
             connected[join.account] = devices | {join.device}
         return told
@@ -484,9 +491,11 @@ class Hub:
         try:
             await self._subscribe([name for name in names if not self.feeds[name].follows])
             accounts = {join.account for _, join in group}
-            if not self._dirty_accounts.isdisjoint(accounts):
+            if self._saving.locked() or not self._dirty_accounts.isdisjoint(accounts):
                 await self._flush()  # a device that flaps starts after what it acknowledged a moment ago
-            results = await self.store.join(self._with_connected(join for _, join in group))
+            sessions = [session for session, _ in group]
+            entered = await self.roster.enter(sessions)
+            results = await self.store.join(self._with_connected((join for _, join in group), entered))
         except StoreUnavailable as error:
             self.counts.store_failures += 1
             log.warning("join_failed", sessions=len(group), error=str(error))
@@ -500,9 +509,12 @@ class Hub:
             time_text = format_time(time.time())
             for (session, _), result in zip(group, results, strict=True):
                 self._join_end(session, result, time_text)
+            self.roster.announce(sessions, entered)
         finally:
             for session, join in group:
                 self.joining.discard(session)
+                if not session.open:
+                    self.roster.left(session)
                 for name in join.feeds:
                     self._unpin(self.feeds[name])
         return len(group)
@@ -595,6 +607,7 @@ class Hub:
         """A session ended: save its positions soon, and when it was last here."""
         self._touched.append((session.account, session.device, time.time()))
         self._dirty_accounts.add(session.account)
+        self.roster.left(session)
         self._flush_wanted.set()
 
     async def _flushes(self) -> None:
@@ -610,6 +623,27 @@ class Hub:
             await asyncio.sleep(0.05)  # sessions that end together are saved together
 
     async def _flush(self) -> None:
+        """One at a time: what is asked of the store after it comes after all that was acknowledged before."""
+        async with self._saving:
+            await self._save()
+
+    async def unfollow(self, follow: Follow | None, account: str, device: str, feed: str) -> None:
+        """Forget the cursor, for good: no save that is under way or owed brings it back. Raises StoreUnavailable; then
+        the cursor is kept."""
+        if follow is not None:
+            if follow.dirty:
+                self._dirty.remove(follow)
+            follow.dirty = True  # so nobody puts it among them again
+        try:
+            async with self._saving:
+                await self.store.unfollow(account, device, feed)
+        except StoreUnavailable:
+            if follow is not None:
+                follow.dirty = False
+                self.acked(follow)
+            raise
+
+    async def _save(self) -> None:
         dirty, self._dirty = self._dirty, []
         self._dirty_accounts.clear()
         seen, self._seen = self._seen, []
@@ -629,6 +663,8 @@ class Hub:
             seen = []
             if touched:
                 await self.store.touch(touched)
+            touched = []
+            await self.roster.flush()
         except BaseException:
             # Not known to be saved; being cancelled at the end is no different, `stop` saves once more.
             for follow in dirty:
@@ -636,17 +672,6 @@ class Hub:
             self._seen = (seen + self._seen)[-MARKS:]
             self._touched = (touched + self._touched)[-MARKS:]
             raise
-
-    def forget_save(self, follow: Follow) -> None:
-        """The device unfollows: what was acknowledged and not yet saved must not bring the cursor back."""
-        if follow.dirty:
-            self._dirty.remove(follow)
-        follow.dirty = True  # should a save that is under way fail, it is not tried again either
-
-    def remember_save(self, follow: Follow) -> None:
-        """The device stays: what it acknowledged is saved, now and from now on."""
-        follow.dirty = False
-        self.acked(follow)
 
     # Repair
 
@@ -732,6 +757,15 @@ class Hub:
                 await self.bus.unsubscribe([feed.name for feed in gone])
 
     # Between devices and nodes
+
+    def displaced(self, newer: Presence) -> None:
+        """Something else stands for this device: end its older sessions here."""
+        code, reason = (
+            (4409, "a newer session of this device") if newer.session else (4410, "the device was signed out")
+        )
+        for session in (*self.sessions_of(newer.account), *self.joining):
+            if (session.account, session.device) == (newer.account, newer.device) and session.entered < newer.since:
+                session.close(code, reason)
 
     def share_seen(self, origin: str, account: str, feed: str, offsets: Sequence[int]) -> None:
         """Another device of the account showed these events: tell those that are here."""
