@@ -116,6 +116,8 @@ class Device:
         self.resume = {}
         if how not in ("fresh", "plain"):
             self.resume = {feed: position for feed, position in self.kept.items() if feed in wanted}
+            for feed, position in self.resume.items():
+                self.claimed[feed] = max(self.claimed.get(feed, position), position)  # "it counts as an ack"
         if how == "other epoch":
             self.resume = {feed: ("another", offset) for feed, (_, offset) in self.resume.items()}
         if how == "past the head":
