@@ -136,7 +136,7 @@ class Accounts:
 
     async def devices(self, request: Request) -> Response:
         claims = self._who(request)
-        connected = self.hub.connected(claims.account)
+        connected = self.hub.connected(claims.account) | await self.hub.roster.connected(claims.account)
         found = [
             {
                 "device": device.device,
@@ -153,7 +153,7 @@ class Accounts:
         claims = self._who(request)
         device = request.path_params["device"]
         known = await self.store.forget(claims.account, device)
-        await self.control.tell(k="end", account=claims.account, device=device)
+        await self.control.sign_out(claims.account, device)
         if not known:
             raise Problem(404, "not-found", "Not found", "The account has no such device.")
         return Response(status_code=204)

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import orjson
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,14 +32,17 @@ from gateway import logs, problems, spec, wire
 from gateway.accounts import Accounts
 from gateway.bus import open_bus
 from gateway.control import Control
-from gateway.errors import ConfigError, Problem, StoreUnavailable
+from gateway.errors import ConfigError, Problem, StoreUnavailable, VestnikError
 from gateway.hub import Hub
 from gateway.intake import Intake
 from gateway.metrics import CONTENT_TYPE, Counts, Metrics
+from gateway.proxies import Proxies
 from gateway.publisher import Publisher
 from gateway.session import Gate
 from gateway.settings import Settings
+from gateway.siblings import Siblings
 from gateway.store import open_store
+from gateway.supervisor import CANNOT, Member, Supervisor
 from gateway.tokens import KeyWatch, Verifier
 from gateway.waiting import always, woken
 from workers import loop as workers
@@ -67,6 +71,7 @@ class Gateway:
         self.door = wire.Door(self.gate, settings.allowed_origins())
         self.deadlines = wire.Deadlines(settings.head_deadline_s)
         self.metrics.refresh.append(self.hub.gauges)
+        self.siblings: Siblings | None = None  # with several processes on this port
         self._tasks: list[asyncio.Task[None]] = []
         self._workers = asyncio.Event()
         self.asgi = self._application()
@@ -124,14 +129,15 @@ class Gateway:
         await self.store.open()
         await self.keys.load()
         await self.bus.open(self.control)
+        await self.hub.roster.open()
         await self.control.look()
         self.hub.start()
         self._spawn(always("control", self.control.run), "control")
         self._spawn(always("keys", self.keys.run), "keys")
         self._spawn(always("deadlines", lambda: wire.expire_heads(self.deadlines, self.hub)), "deadlines")
         self._spawn(always("loop lag", self._loop_lag), "loop lag")
-        if self.settings.bus.startswith("memory:"):
-            # Embedded: this process is the whole installation, so the workers' roles run here.
+        if self.settings.workers:
+            # However many processes run them: what they do is claimed. So nobody has to remember to start them.
             made = roles.make([], self.settings, self.store, self.bus, self.counts)
             self._spawn(workers.run(made, self._workers), "workers")
 
@@ -192,7 +198,8 @@ class Gateway:
         return Response(document, 200 if good else 503, media_type="application/json")
 
     async def show_metrics(self, request: Request) -> Response:
-        return Response(self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        text = self.metrics.render() if self.siblings is None else await self.siblings.metrics()
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 
 class Application(Starlette):
@@ -242,9 +249,9 @@ def create_app(settings: Settings) -> Starlette:
 class Server(uvicorn.Server):
     """uvicorn, except for how it ends: devices are drained first, and a signal that was obeyed is not raised again."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway):
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, member: Member | None = None):
         super().__init__(config)
-        self.gateway = gateway
+        self.gateway, self.member = gateway, member
         self.cut = asyncio.Event()
 
     @contextlib.contextmanager
@@ -252,7 +259,20 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told, number)
+        if self.member is not None:
+            loop.add_reader(self.member.life_fd, self._orphaned)
         yield
+
+    def _orphaned(self) -> None:
+        """The supervisor died: what stays would keep the port from the next one."""
+        assert self.member is not None
+        asyncio.get_running_loop().remove_reader(self.member.life_fd)
+        self._told(signal.SIGTERM)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.member is not None:
+            self.member.ready()
 
     def _told(self, number: int) -> None:
         """The first signal drains, the second cuts short."""
@@ -294,23 +314,44 @@ def listen(settings: Settings) -> socket.socket:
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises ConfigError when it cannot start."""
-    if settings.processes > 1:
-        raise ConfigError("VESTNIK_PROCESSES: several processes on one port are not supported yet; start one.")
     logs.setup(settings.log_level, settings.log_format, data=settings.data, access=settings.access_log)
     _more_files()
     sock = listen(settings)
+    if settings.processes > 1:
+        return Supervisor(settings.processes, sock, lambda member: _member(settings, sock, member)).run()
+    return _process(settings, sock)
+
+
+def _member(settings: Settings, sock: socket.socket, member: Member) -> int:
+    """One process of several."""
+    structlog.contextvars.bind_contextvars(process=member.number)
+    try:
+        return _process(settings, sock, member)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return CANNOT
+    except VestnikError as error:
+        log.error("start_failed", error=str(error))
+        return 1
+
+
+def _process(settings: Settings, sock: socket.socket, member: Member | None = None) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings, sock))
+        return runner.run(_serve(settings, sock, member))
 
 
-async def _serve(settings: Settings, sock: socket.socket) -> int:
+async def _serve(settings: Settings, sock: socket.socket, member: Member | None) -> int:
     gateway = Gateway(settings)
     await gateway.start()
+    if member is not None:
+        gateway.siblings = Siblings(member, gateway.metrics)
+        await gateway.siblings.open()
     port = sock.getsockname()[1]
     gateway.door.origins = settings.allowed_origins(port)
+    proxies = Proxies(settings.proxies) if settings.proxies else None
     config = uvicorn.Config(
         gateway.asgi,
-        http=wire.edge(gateway.deadlines, sock.getsockname()[:2]),
+        http=wire.edge(gateway.deadlines, sock.getsockname()[:2], proxies),
         ws="none",
         loop="none",
         lifespan="off",
@@ -323,7 +364,7 @@ async def _serve(settings: Settings, sock: socket.socket) -> int:
         timeout_graceful_shutdown=5,
         proxy_headers=False,
     )
-    server = Server(config, gateway)
+    server = Server(config, gateway, member)
     # What lives from here on lives long: collecting it again and again would stop the loop for tens of milliseconds.
     gc.collect()
     gc.freeze()
@@ -338,6 +379,8 @@ async def _serve(settings: Settings, sock: socket.socket) -> int:
     try:
         await server.serve([sock])
     finally:
+        if gateway.siblings is not None:
+            await gateway.siblings.close()
         await gateway.stop()
     log.info("stopped")
     return 0

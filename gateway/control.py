@@ -18,7 +18,7 @@ from gateway.errors import BusUnavailable, StoreUnavailable
 from gateway.hub import Hub
 from gateway.logs import get_logger
 from gateway.session import Gate
-from gateway.store.base import Store
+from gateway.store.base import Presence, Store
 from gateway.waiting import woken
 
 log = get_logger("control")
@@ -49,11 +49,14 @@ class Control:
             match said["k"]:
                 case "seen":
                     self.hub.share_seen(said["origin"], said["account"], said["feed"], said["offsets"])
+                case "newer":
+                    for account, device, node, session, since in said["sessions"]:
+                        self.hub.displaced(Presence(account, device, node, session, since))
                 case "end":
                     self.end(said["account"], said["device"])
                 case "look":
                     self._wanted.set()
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             log.warning("control_message_unknown", error=str(error))
 
     # What changes the world
@@ -65,6 +68,12 @@ class Control:
             await self.hub.bus.announce(payload)
         except BusUnavailable:
             self.control(payload)  # the others find it at their next look at the store
+
+    async def sign_out(self, account: str, device: str) -> None:
+        """End the device's sessions on every node: at once by the bus, within seconds without it. Raises
+        StoreUnavailable."""
+        await self.hub.roster.sign_out(account, device)
+        await self.tell(k="end", account=account, device=device)
 
     def end(self, account: str, device: str) -> None:
         """Close the device's session here."""

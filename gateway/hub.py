@@ -25,8 +25,9 @@ from gateway.protocol import messages
 from gateway.protocol.codec import Codec
 from gateway.protocol.delivery import Track
 from gateway.rfc3339 import format_time
+from gateway.roster import Roster
 from gateway.settings import Settings
-from gateway.store.base import CursorSave, Join, Joined, Page, Range, Start, Store, TooManyDevices
+from gateway.store.base import CursorSave, Entered, Join, Joined, Page, Presence, Range, Start, Store, TooManyDevices
 from gateway.tail import Entries, Entry, Tail
 from gateway.waiting import always, woken
 
@@ -84,6 +85,7 @@ class Hub:
     def __init__(self, settings: Settings, store: Store, bus: Bus, counts: Counts):
         self.settings, self.store, self.bus, self.counts = settings, store, bus, counts
         self.window = settings.window
+        self.roster = Roster(settings, store, bus)
         self.feeds: dict[str, Feed] = {}
         self.tail = Tail(settings.tail_bytes)
         self.sessions = 0  # open ones
@@ -116,6 +118,7 @@ class Hub:
         for work in (self._ticks, self._reads, self._join_trips, self._flushes, self._sweeps, self._let_go):
             name = f"hub.{work.__name__.strip('_')}"
             self._tasks.append(asyncio.create_task(always(name, work), name=name))
+        self.roster.start(self.all_sessions, self.displaced)
 
     async def stop(self) -> None:
         """Stop the tasks and save what is not saved. Sessions are closed before."""
@@ -124,6 +127,7 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self._flush()
+        await self.roster.stop()
 
     # From the bus
 
@@ -169,6 +173,7 @@ class Hub:
         """The bus may have lost something: compare all heads with the store now."""
         self.counts.bus_gaps += 1
         self._sweep_wanted.set()
+        self.roster.gap()
 
     def _write_entry(self, feed: Feed, follows: Iterable[Follow], entry: Entry, *, hurry: bool) -> None:
         """Write one event to those who are level; let `pump` find out about the rest. With `hurry` nothing waits.
@@ -467,14 +472,15 @@ class Hub:
                 if await self._join_trip() > 1:
                     await asyncio.sleep(GATHER_S)
 
-    def _with_connected(self, joins: Iterable[Join]) -> list[Join]:
-        """Say which devices must not be forgotten: those connected here now, and those that join just before."""
+    def _with_connected(self, joins: Iterable[Join], entered: Iterable[Entered]) -> list[Join]:
+        """Say which devices must not be forgotten: those connected now, here or anywhere, and those that join just
+        before."""
         connected: dict[str, frozenset[str]] = {}
         told = []
-        for join in joins:
+        for join, known in zip(joins, entered, strict=True):
             devices = connected.get(join.account)
             if devices is None:
-                devices = self.connected(join.account)
+                devices = self.connected(join.account) | known.others
             told.append(dataclasses.replace(join, connected=devices) if devices else join)
             connected[join.account] = devices | {join.device}
         return told
@@ -487,7 +493,9 @@ class Hub:
             accounts = {join.account for _, join in group}
             if self._saving.locked() or not self._dirty_accounts.isdisjoint(accounts):
                 await self._flush()  # a device that flaps starts after what it acknowledged a moment ago
-            results = await self.store.join(self._with_connected(join for _, join in group))
+            sessions = [session for session, _ in group]
+            entered = await self.roster.enter(sessions)
+            results = await self.store.join(self._with_connected((join for _, join in group), entered))
         except StoreUnavailable as error:
             self.counts.store_failures += 1
             log.warning("join_failed", sessions=len(group), error=str(error))
@@ -501,9 +509,12 @@ class Hub:
             time_text = format_time(time.time())
             for (session, _), result in zip(group, results, strict=True):
                 self._join_end(session, result, time_text)
+            self.roster.announce(sessions, entered)
         finally:
             for session, join in group:
                 self.joining.discard(session)
+                if not session.open:
+                    self.roster.left(session)
                 for name in join.feeds:
                     self._unpin(self.feeds[name])
         return len(group)
@@ -596,6 +607,7 @@ class Hub:
         """A session ended: save its positions soon, and when it was last here."""
         self._touched.append((session.account, session.device, time.time()))
         self._dirty_accounts.add(session.account)
+        self.roster.left(session)
         self._flush_wanted.set()
 
     async def _flushes(self) -> None:
@@ -651,6 +663,8 @@ class Hub:
             seen = []
             if touched:
                 await self.store.touch(touched)
+            touched = []
+            await self.roster.flush()
         except BaseException:
             # Not known to be saved; being cancelled at the end is no different, `stop` saves once more.
             for follow in dirty:
@@ -743,6 +757,15 @@ class Hub:
                 await self.bus.unsubscribe([feed.name for feed in gone])
 
     # Between devices and nodes
+
+    def displaced(self, newer: Presence) -> None:
+        """Something else stands for this device: end its older sessions here."""
+        code, reason = (
+            (4409, "a newer session of this device") if newer.session else (4410, "the device was signed out")
+        )
+        for session in (*self.sessions_of(newer.account), *self.joining):
+            if (session.account, session.device) == (newer.account, newer.device) and session.entered < newer.since:
+                session.close(code, reason)
 
     def share_seen(self, origin: str, account: str, feed: str, offsets: Sequence[int]) -> None:
         """Another device of the account showed these events: tell those that are here."""

@@ -15,7 +15,7 @@ what a person or a device chose: their number is bounded by the contract.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -194,7 +194,7 @@ TABLE = (
     _counter(
         "rejects",
         "handshake_rejects",
-        "WebSocket handshakes refused, by reason: origin, subprotocol, full, draining, malformed, deadline.",
+        "WebSocket handshakes refused, by reason: origin, subprotocol, full, rate, draining, malformed, deadline.",
         "reason",
     ),
     _gauge("opening", "connections_opening", "Connections that have not finished their hello."),
@@ -291,6 +291,37 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+def merge(texts: Mapping[str, bytes | None]) -> bytes:
+    """The expositions of several processes as one: each sample gets the label `process`, each metric its head once.
+
+    None stands for a process that did not answer."""
+    families: dict[str, tuple[list[str], list[str]]] = {}  # name -> (head, samples)
+    for process, text in texts.items():
+        label = f'process="{process}"'
+        head, samples = families.setdefault(
+            "vestnik_process_up",
+            (["# HELP vestnik_process_up 1 if it answered.", "# TYPE vestnik_process_up gauge"], []),
+        )
+        samples.append(f"vestnik_process_up{{{label}}} {int(text is not None)}.0")
+        for line in (text or b"").decode().splitlines():
+            if line.startswith("# HELP "):
+                head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
+                if not head:
+                    head.append(line)
+            elif line.startswith("#"):
+                if line not in head:
+                    head.append(line)
+            else:
+                name, brace, rest = line.partition("{")
+                if brace:
+                    samples.append(f"{name}{{{label},{rest}")
+                else:
+                    name, _, rest = line.partition(" ")
+                    samples.append(f"{name}{{{label}}} {rest}")
+    lines = [line for head, samples in families.values() for line in (*head, *samples)]
+    return ("\n".join(lines) + "\n").encode()
+
+
 PROCESS = (
     ("process_resident_memory_bytes", "gauge", "Memory in use."),
     ("process_virtual_memory_bytes", "gauge", "Address space in use."),
@@ -316,7 +347,9 @@ def document() -> str:
         "# Metrics",
         "",
         "`GET /metrics`, Prometheus text format. Counters start at 0 with the process. Priorities are urgent, high,",
-        "normal, bulk. Made from `metrics.py`: `python -m gateway.metrics > gateway/METRICS.md`.",
+        "normal, bulk. With several processes on one port whoever is asked answers for all: each sample has the label",
+        "`process`, and `vestnik_process_up` is 0 for one that does not answer. Made from `metrics.py`:",
+        "`python -m gateway.metrics > gateway/METRICS.md`.",
         "",
         "| name | kind | label | what |",
         "|---|---|---|---|",

@@ -64,11 +64,12 @@ class Gate:
     agencies: dict[str, Agency] = field(default_factory=dict)
     hellos: Buckets = field(init=False)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    node: str = field(default_factory=lambda: f"{random.getrandbits(32):08x}")
+    node: str = field(init=False)  # the first part of every session's id
     numbers: int = 0
 
     def __post_init__(self) -> None:
         self.hellos = Buckets(self.settings.hellos / 60, self.settings.hellos)
+        self.node = self.hub.roster.node
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Rare work that has to wait, `subscribe` for one; the hot paths need no task."""
@@ -103,11 +104,13 @@ class Session:
         "beat_at",
         "changing",
         "claims",
+        "client",
         "codec",
         "credit",
         "credit_at",
         "deflate",
         "device",
+        "entered",
         "flowing",
         "follows",
         "gate",
@@ -129,12 +132,16 @@ class Session:
         "writable",
     )
 
-    def __init__(self, gate: Gate, codec: Codec, link: Link, out: Out, *, deflate: bool = False):
+    def __init__(
+        self, gate: Gate, codec: Codec, link: Link, out: Out, *, deflate: bool = False, client: str | None = None
+    ):
         gate.numbers += 1
         self.number = gate.numbers
         self.gate, self.hub, self.codec, self.link, self.out = gate, gate.hub, codec, link, out
         self.deflate = deflate  # the peer reads compressed messages
+        self.client = client  # its address, for the log
         self.account = self.device = ""
+        self.entered = 0.0  # its place in the roster's order, 0.0 while it has none
         self.claims: Claims | None = None
         self.follows: tuple[Follow, ...] = ()
         self.changing: asyncio.Task[None] | None = None  # the last of the changes of `follows` that were asked for
@@ -639,7 +646,7 @@ class Session:
             self.hub.opening -= 1
         if 4400 <= code < 4500 or code in (4508, 4529):
             who = logs.who(self.account) if self.account else None
-            log.info("session_closed", who=who, session=self.id, code=code, reason=reason)
+            log.info("session_closed", who=who, session=self.id, client=self.client, code=code, reason=reason)
 
 
 def _beginning(start: Start, epoch: str) -> dict[str, Any]:

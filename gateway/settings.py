@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -28,7 +29,11 @@ NOT_SETTINGS = frozenset({"VESTNIK_SECRET"})
 """Names that a command reads by itself: `vestnik publish` takes the agency's secret from `VESTNIK_SECRET`."""
 
 STORES = ("sqlite:///", "memory://", "postgresql://")
-BUSES = ("memory://", "redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
+BUSES = (
+    "memory://",
+    *("redis://", "redis+sentinel://", "redis+cluster://"),
+    *("rediss://", "rediss+sentinel://", "rediss+cluster://"),  # the same with TLS
+)
 
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _AGENT = re.compile(r"[^/,\s]{1,64}/[0-9]{1,9}(\.[0-9]{1,9}){0,5}", re.ASCII)
@@ -94,6 +99,13 @@ def _agents(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(str(ip_network(value, strict=False)) for value in values)
+    except ValueError:
+        raise ValueError("must be a comma separated list of addresses or networks like 10.0.0.0/8") from None
+
+
 def _default_store(valid: dict[str, Any]) -> str:
     return f"sqlite:///{valid['data']}/vestnik.db"
 
@@ -126,7 +138,9 @@ class Settings(BaseSettings):
     )
     bus: Annotated[str, _scheme(BUSES)] = Field(
         default="memory://",
-        description="URL of the bus between gateways. `memory://` reaches one process only.",
+        description="URL of the bus between gateways. `memory://` reaches one process only. Redis 7 or newer:"
+        " `redis://host:port`, `redis+sentinel://host:port,host:port/SERVICE` or `redis+cluster://host:port,host:port`;"
+        " with `rediss` by TLS. User, password and options: README.md, Redis.",
     )
     host: Annotated[str, AfterValidator(_host)] = Field(
         default="127.0.0.1",
@@ -169,6 +183,12 @@ class Settings(BaseSettings):
         " begins: `gosapp-android/2.10`. Older ones are closed with 4426; programs not named here are served.",
     )
 
+    proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_networks)] = Field(
+        default=(),
+        description="Addresses or networks of the proxies in front of the gateway, comma separated. The client's"
+        " address is taken from their X-Forwarded-For, for logs only; from anybody else the header means nothing.",
+    )
+
     # How many at once
     max_sessions: int = Field(
         default=18_000,
@@ -176,6 +196,17 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Sessions of one process; above it a handshake is answered 503 with Retry-After. Protects memory"
         " and the limit of open files.",
+    )
+    accept_rate: float = Field(
+        default=2000,
+        gt=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Handshakes a second of one process, sustained; above it the answer is 503 with Retry-After. A"
+        " storm of reconnects must not take all of the processor from the sessions that are there.",
+    )
+    accept_burst: int = Field(
+        default=5000, ge=1, le=1_000_000, description="Handshakes of one process at once, above the rate."
     )
     max_opening: int = Field(
         default=8192,
@@ -297,6 +328,13 @@ class Settings(BaseSettings):
         description="How often agencies and revocations are looked at. A new agency is taken within 2 s, a"
         " revocation within 5 s.",
     )
+    lease_s: Seconds = Field(
+        default=15,
+        ge=1,
+        le=300,
+        description="How long the devices of a node that died still count as connected. A node that does not come to"
+        " say that it lives for so long compares all its sessions with the store when it is back.",
+    )
     save_s: Seconds = Field(
         default=1,
         gt=0,
@@ -335,6 +373,11 @@ class Settings(BaseSettings):
     )
 
     # Workers
+    workers: bool = Field(
+        default=True,
+        description="Run the workers' roles inside `serve`. Their work is claimed, so however many processes run them"
+        " it is done once. Turn off where `vestnik worker` runs them.",
+    )
     retention_days: float = Field(
         default=90,
         gt=0,
@@ -512,6 +555,7 @@ def _page_kind(name: str, field: FieldInfo) -> str:
         "host": "a host name or an IP address",
         "jwks": "a file or an http(s) URL",
         "oldest_agents": "a comma separated list of name/version like `gosapp-android/2.10`",
+        "proxies": "a comma separated list of addresses or networks like `10.0.0.0/8`",
         "origins": "a comma separated list of origins like `https://lk.example.ru`",
     }
     return special.get(name) or kind(field)

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import time
 import urllib.parse
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
@@ -29,9 +30,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.errors import Problem
+from gateway.limits import Buckets
 from gateway.problems import problem_response
 from gateway.protocol import frames
 from gateway.protocol.codec import Codec, choose
+from gateway.proxies import Proxies
 from gateway.session import Gate, Session
 from gateway.settings import normal_origin
 
@@ -53,6 +56,7 @@ class Edge(HttpToolsProtocol):
     # Set by `edge()` on the class that it makes for one server:
     deadlines: Deadlines
     address: tuple[str, int] | None  # that the server listens on
+    proxies: Proxies | None = None
     _upgrade: bool | None = None
     pattern: dict[str, Any] | None = None  # what uvicorn's __init__ makes, the same for all connections but for three
 
@@ -101,6 +105,8 @@ class Edge(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.deadlines.done(self)
+        if self.proxies is not None and self.client is not None:
+            self.scope["client"] = self.proxies.client(self.client[0], self.headers), 0
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -137,7 +143,7 @@ class Edge(HttpToolsProtocol):
             "http_version": self.scope["http_version"],
             "scheme": "wss" if self.scheme == "https" else "ws",
             "server": self.server,
-            "client": self.client,
+            "client": self.scope["client"],
             "root_path": self.root_path,
             "path": self.root_path + path,
             "raw_path": raw_path,
@@ -186,9 +192,9 @@ class Deadlines:
         return len(late)
 
 
-def edge(deadlines: Deadlines, address: tuple[str, int] | None = None) -> type[Edge]:
-    """The HTTP protocol class for one server, which listens on `address`."""
-    return type("Edge", (Edge,), {"deadlines": deadlines, "address": address})
+def edge(deadlines: Deadlines, address: tuple[str, int] | None = None, proxies: Proxies | None = None) -> type[Edge]:
+    """The HTTP protocol class for one server, which listens on `address` behind `proxies`."""
+    return type("Edge", (Edge,), {"deadlines": deadlines, "address": address, "proxies": proxies})
 
 
 class Connection(asyncio.Protocol):
@@ -521,6 +527,8 @@ class Door:
     def __init__(self, gate: Gate, origins: frozenset[str]):
         self.gate = gate
         self.origins = origins  # of browsers that may connect, see `Settings.allowed_origins`
+        settings = gate.settings
+        self.credit = Buckets(settings.accept_rate, settings.accept_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gate, origin, offers = self.gate, None, []
@@ -535,6 +543,7 @@ class Door:
         except Problem as problem:
             return await WebSocket(scope, receive, send).send_denial_response(problem_response(problem))
         gate.counts.handshakes += 1
+        client = scope["client"][0] if scope.get("client") else None
         # A subprotocol is answered only when one was offered (RFC 6455, 4.2.2).
         subprotocol = codec.subprotocol if subprotocols else None
         handshake: Handshake | None = (scope.get("extensions") or {}).get(HANDOFF)
@@ -542,12 +551,14 @@ class Door:
             extension = frames.negotiate(", ".join(offers)) if offers else None
             handshake.accept(subprotocol, extension)
             return handshake.take(
-                lambda connection: Session(gate, codec, connection, connection.transport, deflate=bool(extension))
+                lambda connection: Session(
+                    gate, codec, connection, connection.transport, deflate=bool(extension), client=client
+                )
             )
         websocket = WebSocket(scope, receive, send)
         await websocket.accept(subprotocol)
         carrier = Carrier(websocket)
-        return await carrier.run(Session(gate, codec, carrier, carrier))
+        return await carrier.run(Session(gate, codec, carrier, carrier, client=client))
 
     def admit(self, origin: str | None, subprotocols: Sequence[str]) -> Codec:
         """Contract, section 3: Origin on the list or absent, a known subprotocol or none, and room for one more.
@@ -568,6 +579,9 @@ class Door:
         if hub.sessions + hub.opening >= settings.max_sessions or hub.opening >= settings.max_opening:
             rejects["full"] += 1
             raise busy("This node has as many connections as it takes.", settings.busy_retry_s)
+        if self.credit.take(None, time.monotonic()):
+            rejects["rate"] += 1
+            raise busy("More want to connect at once than this node takes.", settings.busy_retry_s)
         return codec
 
 

@@ -182,15 +182,16 @@ async def commit(store: Any) -> int:
     return int(outcome.offset)
 
 
-async def test_without_the_embedded_bus_there_are_no_workers_inside(tmp_path: Path) -> None:
-    """Then `vestnik worker` runs them; the bus that does not answer keeps nothing from starting."""
+@pytest.mark.parametrize("inside", [True, False])
+async def test_a_bus_that_does_not_answer_keeps_nothing_from_starting(tmp_path: Path, inside: bool) -> None:
+    """The workers run inside, whatever the bus, unless they are said to run elsewhere."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         port = taken.getsockname()[1]
-        here = Running(tmp_path, bus=f"redis://127.0.0.1:{port}/0")
+        here = Running(tmp_path, bus=f"redis://127.0.0.1:{port}/0", workers=inside)
         await here.start()
         try:
-            assert "workers" not in {task.get_name() for task in here.gateway._tasks}
+            assert ("workers" in {task.get_name() for task in here.gateway._tasks}) == inside
             answer = await here.client.get("/health/ready")
             assert [name for name, good in answer.json()["parts"].items() if not good] == ["bus"]
             assert (await here.post(status())).status_code == 202, "only speed is lost"

@@ -84,8 +84,8 @@ WRONG = [
     (
         "bus",
         "amqp://x",
-        "VESTNIK_BUS must begin with one of memory://, redis://, rediss://, redis+sentinel://, redis+cluster://,"
-        " got 'amqp://x'.",
+        "VESTNIK_BUS must begin with one of memory://, redis://, redis+sentinel://, redis+cluster://, rediss://,"
+        " rediss+sentinel://, rediss+cluster://, got 'amqp://x'.",
     ),
     (
         "processes",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gateway.logs import get_logger
 from gateway.metrics import Counts
 from gateway.store.base import Store
+from workers.claims import Claim
 
 log = get_logger("retention")
 
@@ -23,6 +24,7 @@ class Retention:
     def __init__(
         self,
         store: Store,
+        claim: Claim,
         counts: Counts | None = None,
         *,
         keep_s: float = 90 * 86400.0,
@@ -31,11 +33,13 @@ class Retention:
         clock: Callable[[], float] = time.time,
     ):
         self.every_s = every_s
-        self._store, self._keep_s, self._breath_s, self._clock = store, keep_s, breath_s, clock
+        self._store, self._claim, self._keep_s, self._breath_s, self._clock = store, claim, keep_s, breath_s, clock
         self._counts = Counts() if counts is None else counts
         self._deleted = 0  # in this round
 
     async def step(self) -> bool:
+        if not await self._claim.take():
+            return False
         deleted = await self._store.retain(self._clock() - self._keep_s, CHUNK)
         self._deleted += deleted
         self._counts.retained += deleted
@@ -47,4 +51,5 @@ class Retention:
         if self._deleted:
             log.info("retention_done", deleted=self._deleted)
             self._deleted = 0
+        await self._claim.release()
         return False

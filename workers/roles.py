@@ -8,8 +8,10 @@ from gateway.errors import ConfigError
 from gateway.metrics import Counts
 from gateway.settings import Settings
 from gateway.store.base import Store
+from workers.claims import Claim
 from workers.relay import Relay
 from workers.retention import Retention
+from workers.tidy import Tidy
 
 
 class Role(Protocol):
@@ -26,9 +28,17 @@ class Role(Protocol):
 Make = Callable[[Settings, Store, Bus, Counts], Role]
 
 ROLES: dict[str, Make] = {
-    "relay": lambda settings, store, bus, counts: Relay(store, bus, counts, after_s=settings.relay_after_s),
+    # A dead relay is missed at once, so its claim is short; the others work in steps of a transaction, and may wait.
+    "relay": lambda settings, store, bus, counts: Relay(
+        store, bus, Claim(store, "relay", 5.0), counts, after_s=settings.relay_after_s
+    ),
+    "tidy": lambda settings, store, bus, counts: Tidy(store, Claim(store, "tidy", 30.0)),
     "retention": lambda settings, store, bus, counts: Retention(
-        store, counts, keep_s=settings.retention_days * 86400, every_s=settings.retain_every_s
+        store,
+        Claim(store, "retention", 30.0),
+        counts,
+        keep_s=settings.retention_days * 86400,
+        every_s=settings.retain_every_s,
     ),
 }
 

@@ -89,4 +89,4 @@ def test_an_unknown_role_is_named(tmp_path: Path) -> None:
     settings = load(env_file=None, data=tmp_path)
     with pytest.raises(ConfigError, match="'plumber'"):
         main(settings, ["plumber"])
-    assert set(ROLES) == {"relay", "retention"}
+    assert set(ROLES) == {"relay", "retention", "tidy"}

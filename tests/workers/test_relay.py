@@ -7,9 +7,10 @@ from gateway.bus.memory import MemoryBus
 from gateway.errors import BusUnavailable
 from gateway.metrics import Counts
 from gateway.publisher import as_message
-from gateway.store.base import Draft, Stored
+from gateway.store.base import Draft, Store, Stored
 from gateway.store.memory import MemoryStore
 from workers import relay
+from workers.claims import Claim
 from workers.relay import Relay
 
 NOW = 1_700_000_000.0
@@ -54,6 +55,11 @@ async def bus(ear: Ear) -> AsyncIterator[MemoryBus]:
     await bus.close()
 
 
+def claim(store: Store, name: str = "work", at: float = NOW, hold_s: float = 5.0) -> Claim:
+    """The claim of one process, whose clock stands still."""
+    return Claim(store, name, hold_s, lambda: at)
+
+
 async def append(store: MemoryStore, first: int, last: int, now: float = NOW) -> list[Stored]:
     outcomes = await store.append([draft(number) for number in range(first, last)], now)
     return [outcome for outcome in outcomes if isinstance(outcome, Stored)]
@@ -62,7 +68,7 @@ async def append(store: MemoryStore, first: int, last: int, now: float = NOW) ->
 async def test_takes_what_is_old_enough_in_order_and_once(store: MemoryStore, bus: MemoryBus, ear: Ear) -> None:
     old, counts = await append(store, 0, 3), Counts()
     await append(store, 3, 5, NOW + 1.5)
-    role = Relay(store, bus, counts, after_s=2.0, clock=lambda: NOW + 3.0)
+    role = Relay(store, bus, claim(store), counts, after_s=2.0, clock=lambda: NOW + 3.0)
     assert not await role.step()
     assert ear.messages == [as_message(stored) for stored in old]
     assert not await role.step()
@@ -73,7 +79,7 @@ async def test_takes_what_is_old_enough_in_order_and_once(store: MemoryStore, bu
 async def test_leaves_what_was_published(store: MemoryStore, bus: MemoryBus, ear: Ear) -> None:
     stored = await append(store, 0, 3)
     await store.published([one.seq for one in stored[:2]])
-    await Relay(store, bus, clock=lambda: NOW + 3.0).step()
+    await Relay(store, bus, claim(store), clock=lambda: NOW + 3.0).step()
     assert [message.offset for message in ear.messages] == [3]
 
 
@@ -82,7 +88,7 @@ async def test_a_long_backlog_goes_in_steps(
 ) -> None:
     monkeypatch.setattr(relay, "LIMIT", 10)
     await append(store, 0, 25)
-    role = Relay(store, bus, clock=lambda: NOW + 3.0)
+    role = Relay(store, bus, claim(store), clock=lambda: NOW + 3.0)
     assert [await role.step() for _ in range(3)] == [True, True, False]
     assert [message.offset for message in ear.messages] == list(range(1, 26))
 
@@ -90,10 +96,26 @@ async def test_a_long_backlog_goes_in_steps(
 async def test_what_the_bus_refused_is_tried_again(store: MemoryStore, ear: Ear) -> None:
     await append(store, 0, 3)
     bus = MemoryBus()
-    role = Relay(store, bus, clock=lambda: NOW + 3.0)
+    role = Relay(store, bus, claim(store), clock=lambda: NOW + 3.0)
     with pytest.raises(BusUnavailable):
         await role.step()
     await bus.open(ear)
     await bus.subscribe(["account:a"])
     await role.step()
     assert len(ear.messages) == 3
+
+
+async def test_of_two_relays_one_works_and_the_other_takes_over_when_it_dies(
+    store: MemoryStore, bus: MemoryBus, ear: Ear
+) -> None:
+    await append(store, 0, 3)
+    one = Relay(store, bus, claim(store, at=NOW + 3), clock=lambda: NOW + 3)
+    assert not await one.step()
+    assert len(ear.messages) == 3
+    await append(store, 3, 5)
+    other = Relay(store, bus, claim(store, at=NOW + 7.9), clock=lambda: NOW + 7.9)
+    assert not await other.step()
+    assert len(ear.messages) == 3, "the claim of the first holds for 5 s"
+    late = Relay(store, bus, claim(store, at=NOW + 8), clock=lambda: NOW + 8)
+    assert not await late.step()
+    assert [message.offset for message in ear.messages] == [1, 2, 3, 4, 5]

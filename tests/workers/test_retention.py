@@ -3,7 +3,7 @@ import pytest
 from gateway.metrics import Counts
 from gateway.store.base import Range
 from gateway.store.memory import MemoryStore
-from tests.workers.test_relay import NOW, append
+from tests.workers.test_relay import NOW, append, claim
 from workers import retention
 from workers.retention import Retention
 
@@ -14,7 +14,7 @@ async def test_deletes_from_the_old_end_in_chunks_until_done(monkeypatch: pytest
     await store.open()
     await append(store, 0, 25, NOW)
     await append(store, 25, 30, NOW + 100)
-    role = Retention(store, counts, keep_s=50, breath_s=0, clock=lambda: NOW + 100)
+    role = Retention(store, claim(store), counts, keep_s=50, breath_s=0, clock=lambda: NOW + 100)
     steps = 1
     while await role.step():
         steps += 1
