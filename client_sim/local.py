@@ -109,6 +109,7 @@ class Gateway:
         self.process: asyncio.subprocess.Process | None = None
         self.starts = 0
         self.extra: dict[str, str] = {}  # environment of the next start, such as a library to preload
+        self.under: list[str] = []  # the command that the next start runs under, such as strace
         self._settings = {f"VESTNIK_{name.upper()}": value for name, value in (settings or {}).items()}
 
     @property
@@ -139,6 +140,7 @@ class Gateway:
         self.data.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
+                *self.under,
                 Path(sys.executable).with_name("vestnik"),
                 "serve",
                 cwd=self.data,  # no `.env` of the caller's

@@ -6,7 +6,7 @@ import contextlib
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -115,12 +115,14 @@ class Office:
 class Trial:
     """Everything that a test of crashes needs. `async with Trial(...)`: when it ends, so has every process."""
 
-    def __init__(self, folder: Path, seed: int, **settings: str):
+    def __init__(self, folder: Path, seed: int, under: Sequence[str] = ()):
         self.folder, self.rng = folder, random.Random(seed)
-        self.gateway = Gateway(folder / "data", {**QUICK, **settings})
+        self.gateway = Gateway(folder / "data", QUICK)
+        self.gateway.under = list(under)
         self.phones: list[Phone] = []
         self.offices: list[Office] = []
         self.exit_codes: list[int | None] = []
+        self.refusals: list[httpx.Response] = []  # answers 5xx to agencies and to us
         self._hands: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
 
@@ -129,7 +131,9 @@ class Trial:
         self._agencies = self._stack.enter_context((self.folder / "agencies.jsonl").open("wb"))
         self._devices = self._stack.enter_context((self.folder / "devices.jsonl").open("wb"))
         await self._stack.enter_async_context(self.gateway)
-        self.http = await self._stack.enter_async_context(httpx.AsyncClient(timeout=10, trust_env=False))
+        hooks = {"response": [self._answered]}
+        http = httpx.AsyncClient(timeout=10, trust_env=False, event_hooks=hooks)
+        self.http = await self._stack.enter_async_context(http)
         self._stack.push_async_callback(self._switch_off)
         await self.gateway.start()
         return self
@@ -141,6 +145,11 @@ class Trial:
         for hand in self._hands:
             hand.cancel()
         await asyncio.gather(*self._hands, *(phone.off() for phone in self.phones), return_exceptions=True)
+
+    async def _answered(self, response: httpx.Response) -> None:
+        if response.status_code >= 500:
+            await response.aread()
+            self.refusals.append(response)
 
     # People
 
@@ -162,13 +171,19 @@ class Trial:
                 self._hands.append(asyncio.create_task(work))
 
     async def hand_out(self, accounts: Sequence[str], devices: int) -> None:
-        """So many phones to each account, all switched on."""
+        """So many phones to each account; returns when all are connected."""
         tokens = (await command("token", *accounts, environment=self.gateway.environment)).split()
         note = Journal(self._devices).note
         for account, token in zip(accounts, tokens, strict=True):
             for number in range(devices):
                 rng = random.Random(self.rng.random())
                 self.phones.append(Phone(self.gateway.address, account, f"p{number}", token, note, rng))
+        nothing: dict[str, int] = {}
+
+        async def connected() -> bool:
+            return all(phone.has(nothing) for phone in self.phones)
+
+        await self.until(connected, 30)
 
     # Faults
 
@@ -197,6 +212,14 @@ class Trial:
                     assert not phone.life.done(), f"{phone.account}/{phone.name} gave up: {phone.life}"
                 await asyncio.sleep(min(0.2, 0.02 * len(late)))
 
+    async def ready(self) -> httpx.Response:
+        return await self.http.get(f"{self.gateway.address}/health/ready")
+
+    async def until(self, done: Callable[[], Awaitable[bool]], patience_s: float = 15) -> None:
+        async with asyncio.timeout(patience_s):
+            while not await done():
+                await asyncio.sleep(0.05)
+
     def heads(self) -> dict[str, int]:
         return {line["feed"]: line["head"] for line in dump(self.gateway.store) if line["t"] == "feed"}
 
@@ -216,8 +239,8 @@ class Trial:
 
 
 @contextlib.asynccontextmanager
-async def trial(folder: Path, seed: int, **settings: str) -> AsyncIterator[Trial]:
-    """A trial whose seed is printed: a failed run says how to do it again."""
+async def trial(folder: Path, seed: int, under: Sequence[str] = ()) -> AsyncIterator[Trial]:
+    """A trial whose seed is printed: a failed run says how to do it again. `under`: what the gateway runs under."""
     print(f"seed {seed}")
-    async with Trial(folder, seed, **settings) as made:
+    async with Trial(folder, seed, under) as made:
         yield made
