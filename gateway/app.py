@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import logs, problems, spec, wire
+from gateway import logs, problems, spec, web, wire
 from gateway.accounts import Accounts
 from gateway.bus import open_bus
 from gateway.control import Control
@@ -91,6 +91,7 @@ class Gateway:
             Route("/health/live", self.live, methods=get),
             Route("/health/ready", self.ready, methods=get),
             *spec.routes(),
+            *web.routes(self.settings),
         ]
         if self.settings.metrics:
             routes.append(Route("/metrics", self.show_metrics, methods=get))

@@ -106,6 +106,12 @@ def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError("must be a comma separated list of addresses or networks like 10.0.0.0/8") from None
 
 
+def _accounts(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value) for value in values):
+        raise ValueError("must be a comma separated list of accounts, each 1 to 64 of A-Z a-z 0-9 . _ -")
+    return values
+
+
 def _default_store(valid: dict[str, Any]) -> str:
     return f"sqlite:///{valid['data']}/vestnik.db"
 
@@ -187,6 +193,12 @@ class Settings(BaseSettings):
         default=(),
         description="Addresses or networks of the proxies in front of the gateway, comma separated. The client's"
         " address is taken from their X-Forwarded-For, for logs only; from anybody else the header means nothing.",
+    )
+
+    demo: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_accounts)] = Field(
+        default=(),
+        description="Sample accounts, comma separated, that the account page offers to everybody who opens it. For"
+        " demonstrations: `make run` sets it. Refused beside `VESTNIK_JWKS`.",
     )
 
     # How many at once
@@ -415,6 +427,8 @@ class Settings(BaseSettings):
             )
         if self.processes > 1 and self.store.startswith("memory:"):
             raise ValueError(f"VESTNIK_STORE must be shared by all {self.processes} processes, got {self.store!r}")
+        if self.demo and self.jwks is not None:
+            raise ValueError("VESTNIK_DEMO must be unset where VESTNIK_JWKS names an identity provider")
         return self
 
     def allowed_origins(self, port: int | None = None) -> frozenset[str]:
@@ -555,6 +569,7 @@ def _page_kind(name: str, field: FieldInfo) -> str:
         "host": "a host name or an IP address",
         "jwks": "a file or an http(s) URL",
         "oldest_agents": "a comma separated list of name/version like `gosapp-android/2.10`",
+        "demo": "a comma separated list of accounts",
         "proxies": "a comma separated list of addresses or networks like `10.0.0.0/8`",
         "origins": "a comma separated list of origins like `https://lk.example.ru`",
     }

@@ -1,0 +1,123 @@
+"""The pages that the gateway serves by itself: the account page at `/`, and the files under `/static/`.
+
+Everything comes from here and nothing from outside: the Content-Security-Policy lets a page run its own files and speak
+with its own gateway, and nothing else, so that what an agency writes can never become code.
+"""
+
+import gzip
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePath
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.errors import Problem
+from gateway.settings import Settings
+from gateway.tokens import LocalKey
+
+PAGES: Final = {"/": "index.html"}
+TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",  # asked for again each time, and answered 304: a new version is there at once
+    "Vary": "Accept-Encoding",
+}
+DEMO_TTL_S: Final = 3600.0  # a sample token; the page asks for another before it ends
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file, ready in both encodings."""
+
+    content: bytes
+    packed: bytes
+    media_type: str
+    etag: str
+
+    @classmethod
+    def read(cls, name: str) -> "File":
+        content = resources.files("gateway.web").joinpath("static", name).read_bytes()
+        tag = hashlib.sha256(content).hexdigest()[:32]
+        return cls(content, gzip.compress(content, 9, mtime=0), TYPES[PurePath(name).suffix], tag)
+
+    def answer(self, request: Request) -> Response:
+        """RFC 9110, 13.1.2 and 12.5.3, as far as browsers use them."""
+        packed = "gzip" in request.headers.get("accept-encoding", "")
+        etag = f'"{self.etag}{"-gz" if packed else ""}"'
+        headers = {**HEADERS, "ETag": etag}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if packed:
+            headers["Content-Encoding"] = "gzip"
+        return Response(self.packed if packed else self.content, headers=headers, media_type=self.media_type)
+
+
+def routes(settings: Settings) -> list[BaseRoute]:
+    """The pages, their files, and in a demonstration the sample accounts. Files are read once, at start."""
+    names = [file.name for file in resources.files("gateway.web").joinpath("static").iterdir()]
+    files = {name: File.read(name) for name in names}
+
+    async def static(request: Request) -> Response:
+        file = files.get(request.path_params["name"])
+        if file is None:
+            raise Problem(404, "not-found", "Not found")
+        return file.answer(request)
+
+    return [
+        *(Route(path, _page(files[name]), methods=["GET"]) for path, name in PAGES.items()),
+        Route("/static/{name}", static, methods=["GET"]),
+        Route("/demo", _demo(settings), methods=["GET"]),
+    ]
+
+
+def _page(file: File) -> Callable[[Request], Awaitable[Response]]:
+    async def page(request: Request) -> Response:
+        return file.answer(request)
+
+    return page
+
+
+def _demo(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
+    """Tokens of the sample accounts in `VESTNIK_DEMO`, for whoever asks; none are named in a real installation."""
+    key = LocalKey.open(settings.data) if settings.demo else None
+
+    async def demo(request: Request) -> Response:
+        accounts = [] if key is None else [_sample(key, account, settings) for account in settings.demo]
+        content = orjson.dumps({"accounts": accounts})
+        return Response(content, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    return demo
+
+
+def _sample(key: LocalKey, account: str, settings: Settings) -> dict[str, str]:
+    token = key.issue(account, ttl=DEMO_TTL_S, now=time.time(), audience=settings.audience)
+    return {"account": account, "token": token}
