@@ -1,6 +1,7 @@
 """A Redis Cluster on free ports: three primaries share the slots, each with as many replicas as a test needs."""
 
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,14 @@ class Node(RedisServer):
     def command(self, *words: object) -> Any:
         with Redis(port=self.port, decode_responses=True, socket_timeout=2) as redis:
             return redis.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    def many(self, commands: Iterable[Sequence[object]]) -> None:
+        """In one trip."""
+        with Redis(port=self.port, socket_timeout=10) as redis:
+            pipeline = redis.pipeline(transaction=False)
+            for words in commands:
+                pipeline.execute_command(*words)  # type: ignore[no-untyped-call]
+            pipeline.execute()
 
     @property
     def id(self) -> str:
@@ -75,6 +84,8 @@ class RedisCluster:
     def move(self, slot: int, target: Node) -> None:
         """Resharding, as the documentation of CLUSTER SETSLOT has it; there are no keys."""
         source = self.owner(slot)
+        if source is target:
+            return
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
         for node in (target, source):

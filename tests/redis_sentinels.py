@@ -107,10 +107,21 @@ class RedisSentinels:
             and len(living) == alive - 1
         )
 
+    def _replicate(self) -> None:
+        until = time.monotonic() + 10
+        for server in self.servers[1:]:
+            with self.admin(server) as redis:
+                while redis.execute_command("ROLE")[3] != b"connected":
+                    assert time.monotonic() < until, "the replicas did not find their primary"
+                    time.sleep(0.02)
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for one in (*self.servers, *self.sentinels):
-                stack.enter_context(one)
+            for server in self.servers:
+                stack.enter_context(server)
+            self._replicate()  # before a sentinel looks, because its next look is 10 s later
+            for sentinel in self.sentinels:
+                stack.enter_context(sentinel)
             self.settle()
             self._stack = stack.pop_all()
         return self
