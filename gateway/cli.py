@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from gateway import settings
-from gateway.commands import access, agency, publish, serve, upkeep
+from gateway.commands import access, agency, migrate, publish, serve, upkeep
 from gateway.commands.common import say
 from gateway.errors import ConfigError, StoreUnavailable, VestnikError
 
@@ -67,6 +67,7 @@ for command in (
     upkeep.verify,
     upkeep.backup,
     upkeep.restore,
+    migrate.migrate,
 ):
     cli.add_command(command)
 

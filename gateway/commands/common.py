@@ -88,10 +88,11 @@ async def opened(settings: Settings, *, existing: bool = False) -> AsyncIterator
     must not look like an empty store."""
     from gateway.store import open_store
 
-    path = store_file(settings)
-    if existing and not path.exists():
-        raise Refusal(f"There is no store at {path}; is VESTNIK_DATA or VESTNIK_STORE right?")
-    store = open_store(settings.store, settings.data)
+    if not settings.store.startswith("postgresql:"):
+        path = store_file(settings)
+        if existing and not path.exists():
+            raise Refusal(f"There is no store at {path}; is VESTNIK_DATA or VESTNIK_STORE right?")
+    store = open_store(settings.store, settings.data, make=not existing)
     await store.open()
     try:
         yield store

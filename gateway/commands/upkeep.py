@@ -180,21 +180,27 @@ async def _backup(settings: Settings, path: str, progress: Callable[[int, int], 
 
 
 @click.command(short_help="Bring a backup back, with a new epoch.")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", required=False, type=click.Path(dir_okay=False))
+@click.option("--new-epoch", is_flag=True, help="PostgreSQL, after its own tools brought it back: only a new epoch.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_flag
 @flags("data", "store")
-def restore(file: str, yes: bool, as_json: bool, **given: str | None) -> None:
+def restore(file: str | None, new_epoch: bool, yes: bool, as_json: bool, **given: str | None) -> None:
     """Bring a backup back in place of the store, with a new epoch: every device resyncs once.
 
     Refuses while a gateway or a worker runs on the data.
     """
     from gateway.store.sqlite import restore as bring_back
 
+    settings = settings_of(**given)
+    if new_epoch or settings.store.startswith("postgresql:"):
+        _renew(settings, file, new_epoch, as_json)
+        return
+    if file is None:
+        raise Refusal("Name the file of the backup.")
     path = Path(file).absolute()
     if not path.is_file():
         raise Refusal(f"{path} is no file.")
-    settings = settings_of(**given)
     target = store_file(settings)
     if not yes and target.exists() and on_terminal() and sys.stdin.isatty():
         click.confirm(f"Replace the store at {target} by {path}?", abort=True, err=True)
@@ -203,6 +209,22 @@ def restore(file: str, yes: bool, as_json: bool, **given: str | None) -> None:
     if as_json:
         put_json({"epoch": epoch})
     say(f"The store is restored with the new epoch {epoch}; every device resyncs once when it comes back.")
+
+
+def _renew(settings: Settings, file: str | None, new_epoch: bool, as_json: bool) -> None:
+    from gateway.store.postgresql import renew
+
+    if not settings.store.startswith("postgresql:"):
+        raise Refusal("--new-epoch is for a store on PostgreSQL; a file is restored with a new epoch anyway.")
+    if file is not None or not new_epoch:
+        raise Refusal(
+            "A store on PostgreSQL is brought back by PostgreSQL's own tools; `vestnik restore --new-epoch` then gives"
+            " it a new epoch where that does not come by itself (gateway/store/postgresql/README.md)."
+        )
+    epoch = run(renew(settings.store))
+    if as_json:
+        put_json({"epoch": epoch})
+    say(f"The store has the new epoch {epoch}; every device resyncs once when it comes back.")
 
 
 @contextmanager

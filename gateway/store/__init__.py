@@ -8,9 +8,9 @@ from gateway.store.base import Store
 __all__ = ["open_store", "sqlite_path"]
 
 
-def open_store(url: str, data_dir: Path) -> Store:
+def open_store(url: str, data_dir: Path, *, make: bool = True) -> Store:
     """The store of this URL; `await store.open()` makes it ready. Raises ConfigError, one sentence, when it is no URL
-    of a store."""
+    of a store. With `make` False an empty PostgreSQL database is refused instead of given the tables."""
     # Imported here: the stores use `gateway.events`, which itself needs `gateway.store.base`.
     if url == "memory://":
         from gateway.store.memory import MemoryStore
@@ -19,7 +19,7 @@ def open_store(url: str, data_dir: Path) -> Store:
     if url.startswith("postgresql://"):
         from gateway.store.postgresql import PostgresqlStore
 
-        return PostgresqlStore(url)
+        return PostgresqlStore(url, make=make)
     from gateway.store.sqlite import SqliteStore
 
     return SqliteStore(sqlite_path(url, data_dir))

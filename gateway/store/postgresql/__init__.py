@@ -42,9 +42,9 @@ from gateway.store.base import (
 )
 from gateway.store.postgresql import control, devices, log, presence, upkeep
 from gateway.store.postgresql.address import parse
-from gateway.store.postgresql.database import Connection, Database, EpochChanged
+from gateway.store.postgresql.database import Connection, Database, EpochChanged, renew_epoch
 
-__all__ = ["EpochChanged", "PostgresqlStore"]
+__all__ = ["EpochChanged", "PostgresqlStore", "renew"]
 
 READY_S: Final = 2.0
 RETAIN_CHUNK: Final = 500  # events deleted while an append to their feeds waits: some milliseconds
@@ -201,6 +201,12 @@ class PostgresqlStore:
             "VESTNIK_STORE is PostgreSQL, which has its own backups: use pg_basebackup with an archive of its log, or"
             " pg_dump; what is restored from either gets a new epoch when a gateway opens it."
         )
+
+
+async def renew(url: str) -> str:
+    """Give the store at `url` a new epoch, which is returned: every device resyncs once. Raises ConfigError when it is
+    in use, or is none; StoreUnavailable when the server cannot do it now."""
+    return await renew_epoch(parse(url))
 
 
 async def _probe(conn: Connection) -> None:

@@ -15,8 +15,8 @@ or cursors of an account holds the row of the account. A row that is missing is 
 the work begins again (`Again`)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -216,21 +216,52 @@ class Database:
 
 async def connect(address: Address, *, make: bool) -> tuple[Connection, str]:
     """A connection, set up, and the epoch of the log there. Raises ConfigError or StoreUnavailable."""
-    conn: Connection = None
-    try:
-        async with asyncio.timeout(CONNECT_S + CALL_S):
-            conn = await plain(address)
+    async with _telling(address), asyncio.timeout(CONNECT_S + CALL_S):
+        conn = await plain(address)
+        try:
             if not await conn.fetchval("SELECT pg_try_advisory_lock_shared($1)", OPEN):
                 raise StoreUnavailable(f"{address.name} is being migrated or gets a new epoch")
             return conn, await transact(conn, lambda conn: _settle(conn, address, make))
-    except BaseException as error:
-        if conn is not None:
+        except BaseException:
             conn.terminate()
-        if isinstance(error, ConfigError) and not str(error).startswith("VESTNIK_STORE"):
-            raise ConfigError(f"VESTNIK_STORE: {address.name} {error}.") from error
-        if isinstance(error, (*failures.PASSING, ValueError)) and not failures.ours(error):
-            raise failures.at_start(error, address) from error
-        raise
+            raise
+
+
+@asynccontextmanager
+async def alone(address: Address) -> AsyncIterator[Connection]:
+    """A connection, while no store is open on the database and none can be. Raises ConfigError when one is."""
+    async with _telling(address):
+        conn = await plain(address)
+        try:
+            if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", OPEN):
+                raise ConfigError("is in use: stop its gateways and workers first")
+            yield conn
+        finally:
+            await end(conn)
+
+
+async def renew_epoch(address: Address) -> str:
+    async with alone(address) as conn:
+        if not await schema.version(conn):
+            raise ConfigError("holds no store; is VESTNIK_STORE right?")
+        epoch = life.new_epoch()
+        await transact(conn, lambda conn: conn.execute("UPDATE meta SET epoch = $1", epoch))
+        return epoch
+
+
+@asynccontextmanager
+async def _telling(address: Address) -> AsyncIterator[None]:
+    """Whatever goes wrong inside becomes a sentence that names the database."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).endswith("."):
+            raise
+        raise ConfigError(f"VESTNIK_STORE: {address.name} {error}.") from error
+    except (*failures.PASSING, ValueError) as error:
+        if failures.ours(error):
+            raise
+        raise failures.at_start(error, address) from error
 
 
 async def plain(address: Address) -> Connection:
@@ -270,6 +301,8 @@ async def _settle(conn: Connection, address: Address, make: bool) -> str:
         await schema.migrate(conn, schema.migrations(), life.new_epoch())
     elif not await schema.version(conn):
         raise ConfigError("holds no store; is VESTNIK_STORE right?")
+    if await conn.fetchval("SELECT to_regclass('vestnik.migration')") is not None:
+        raise ConfigError("holds a part of a store: run `vestnik migrate` to its end")
     return await life.settle(conn, synchronous=address.synchronous)
 
 

@@ -11,7 +11,7 @@ from gateway.store.joining import begin, is_new, longest_away, own_feed
 from gateway.store.postgresql import log
 from gateway.store.postgresql.database import Again, Connection
 from gateway.store.postgresql.log import Feed, feeds
-from gateway.store.postgresql.sql import columns, micros, seconds
+from gateway.store.postgresql.sql import columns, micros, seconds, text
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class _Joining:
             known = devices[join.device] = _Known(None, join.account, join.device, None, now, now)
         known.joins = True
         known.last_seen = max(known.last_seen, micros(join.now))
-        known.agent = _text(join.agent) if join.agent is not None else known.agent
+        known.agent = text(join.agent) if join.agent is not None else known.agent
         own = self.feeds.get(own_feed(join.account))
         before = known.cursors.get(own.id) if own is not None else None
         if join.fresh:
@@ -373,9 +373,3 @@ _IDS = """
 
 def _seconds(micros: int | None) -> float | None:
     return None if micros is None else seconds(micros)
-
-
-def _text(agent: str) -> str:
-    """Without lone surrogates and NUL, which PostgreSQL has no room for: one such `agent` would fail every join of the
-    trip."""
-    return agent.encode(errors="replace").decode().replace("\0", "")

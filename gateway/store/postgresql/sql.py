@@ -15,3 +15,9 @@ def seconds(micros: int) -> float:
 def columns(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     """One tuple for each column, for `unnest($1::…[], $2::…[], …)`. There must be a row."""
     return list(zip(*rows, strict=True))
+
+
+def text(given: str) -> str:
+    """Without lone surrogates and NUL, which PostgreSQL has no room for: one such value fails everything that travels
+    with it."""
+    return given.encode(errors="replace").decode().replace("\0", "")
