@@ -73,6 +73,22 @@ packages:
 	  fi >&2 || say "The redis-server service may be running now; the tests do not need it"
 	fi
 	[ "$$(redis)" -ge 7 ] || die "Redis 7 or newer is needed and redis-server here is version $$(redis): install a newer one, then try again."
+	postgresql() {
+	  for program in /usr/lib/postgresql/*/bin/postgres "$$(command -v postgres || true)"; do
+	    if [ -x "$$program" ]; then "$$program" --version | sed -n 's/.* \([0-9][0-9]*\)[.a-z].*/\1/p'; fi
+	  done | sort -n | tail -n 1
+	}
+	as_root() { if [ "$$(id -u)" = 0 ]; then "$$@"; else sudo -n "$$@"; fi; }
+	if [ -z "$$(postgresql)" ]; then
+	  # Debian's package makes and starts a server unless it is told not to; the tests start their own.
+	  install "PostgreSQL 15 or newer" postgresql-common
+	  conf=/etc/postgresql-common/createcluster.conf
+	  as_root cp -p "$$conf" "$$conf.before"
+	  trap 'as_root mv "$$conf.before" "$$conf"' EXIT
+	  as_root pg_conftool "$$conf" set create_main_cluster false
+	  install "PostgreSQL 15 or newer" postgresql
+	fi
+	[ "$$(postgresql)" -ge 15 ] || die "PostgreSQL 15 or newer is needed and the newest here is version $$(postgresql): install a newer one, then try again."
 	command -v strace >/dev/null || install "strace" strace
 
 run: env ## gateway, sample agencies that publish, and a phone that prints what arrives; Ctrl-C ends it
