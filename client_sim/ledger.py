@@ -277,6 +277,12 @@ class _Ledger:
             if offset != log.row + 1:
                 self.fault("order", f"the store has {_place(log, offset)} after {log.row}")
             log.row = offset
+            told = log.places.get(offset)
+            if told is not None and line["id"] is not None and told.name != _name(line):
+                self.fault(
+                    "lost", f"{told.name} was accepted at {_place(log, offset)}; the store has {_name(line)} there"
+                )
+                del log.places[offset]
             self._seen(line, log, "the store has")
 
     def store_ends(self) -> None:

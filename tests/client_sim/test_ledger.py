@@ -574,6 +574,17 @@ def change_bytes_on_disk(world: World) -> None:
     world.logs[feed][-1] = {**row, "digest": digest({"other": "bytes"})}
 
 
+def overwrite_on_disk(world: World) -> None:
+    """An offset that was answered 202 is given to another event."""
+    accepted = [line for line in world.agencies if line.get("status") == 202 and line["epoch"] == world.epoch]
+    line = some(world, [line for line in accepted if line["offset"] >= world.oldest.get(line["feed"], 1)])
+    log = world.logs[line["feed"]]
+    assume(log[line["offset"] - 1] is not None)
+    event = {"source": "/agencies/mvd", "id": "other", "subject": None, "sequence": None, "digest": digest({})}
+    world.agencies.append({"t": "post", "at": 1.0, "feed": line["feed"], **event})
+    log[line["offset"] - 1] = event
+
+
 def make_a_hole_on_disk(world: World) -> None:
     """A row is gone from the middle. Told by `rows` having an offset less."""
     feed = some(world, [feed for feed, log in world.logs.items() if len(log) - world.oldest.get(feed, 1) >= 2])
@@ -743,6 +754,7 @@ PLANTED: list[tuple[str, Callable[[World], None]]] = [
     ("replayed", replay_the_acknowledged),
     ("order", swap_two),
     ("order", make_a_hole_on_disk),
+    ("lost", overwrite_on_disk),
     ("changed", swap_contents),
     ("changed", change_bytes),
     ("changed", change_bytes_on_disk),

@@ -178,12 +178,7 @@ class Trial:
             for number in range(devices):
                 rng = random.Random(self.rng.random())
                 self.phones.append(Phone(self.gateway.address, account, f"p{number}", token, note, rng))
-        nothing: dict[str, int] = {}
-
-        async def connected() -> bool:
-            return all(phone.has(nothing) for phone in self.phones)
-
-        await self.until(connected, 30)
+        await self.until(lambda: self._have({}), 30)
 
     # Faults
 
@@ -201,16 +196,21 @@ class Trial:
     # The end
 
     async def quiet(self, patience_s: float = 30) -> None:
-        """The agencies finish what they are at; then every phone comes back and has everything."""
+        """The agencies finish what they are at; then every phone comes back and has everything. Who did not in time is
+        for the ledger to name."""
         for office in self.offices:
             office.closing = True
         async with asyncio.timeout(patience_s):
             await asyncio.gather(*self._hands)
-            heads = self.heads()
-            while late := [phone for phone in self.phones if not phone.has(heads)]:
-                for phone in late:
-                    assert not phone.life.done(), f"{phone.account}/{phone.name} gave up: {phone.life}"
-                await asyncio.sleep(min(0.2, 0.02 * len(late)))
+        heads = self.heads()
+        with contextlib.suppress(TimeoutError):
+            await self.until(lambda: self._have(heads), patience_s)
+
+    async def _have(self, heads: Mapping[str, int]) -> bool:
+        late = [phone for phone in self.phones if not phone.has(heads)]
+        for phone in late:
+            assert not phone.life.done(), f"{phone.account}/{phone.name} gave up: {phone.life}"
+        return not late
 
     async def ready(self) -> httpx.Response:
         return await self.http.get(f"{self.gateway.address}/health/ready")
