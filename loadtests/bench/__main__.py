@@ -3,9 +3,6 @@
 import asyncio
 import gc
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +18,7 @@ from rich.table import Table
 from loadtests.bench.cases import CASES, FULL, QUICK, Row, Scale
 from loadtests.bench.phones import Broken
 from loadtests.bench.processes import Failed, family_s, machine_s
+from loadtests.machine import machine
 
 err = Console(stderr=True)
 CASE_TIMEOUT_S = 120.0
@@ -128,39 +126,6 @@ def document(results: dict[str, list[Row]], failures: dict[str, str]) -> dict[st
         for row in rows
     ]
     return {"rows": rows, "failures": failures}
-
-
-def machine() -> dict[str, Any]:
-    """What a number means nothing without."""
-    cpu = next(
-        (
-            line.partition(": ")[2]
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "commit": commit(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    """The short hash, with a plus when files differ from it; `unknown` outside a checkout."""
-    try:
-        name, changed = (
-            subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
-            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + ("+" if changed else "")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -65,21 +65,33 @@ def family_s() -> float:
 class Server:
     """A server process on a free port, with its own empty directory; gone at the end of the `with` block."""
 
-    def __init__(self, name: str, command: Sequence[str]):
+    def __init__(self, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None):
         self.name = name
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="vestnik-bench-"))
         self._log = (self.directory / "log").open("wb")
         text = {"{port}": str(self.port), "{dir}": str(self.directory)}
+        self._command = [text.get(word, word) for word in command]
+        self._environ = _environ() | {f"VESTNIK_{key.upper()}": value for key, value in (settings or {}).items()}
+        self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own commands
-            [text.get(word, word) for word in command],
+            self._command,
             cwd=self.directory,  # no `.env` of ours
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env=_environ(),
+            env=self._environ,
         )
         self.pid = self._process.pid
+
+    async def kill_and_start(self) -> None:
+        """SIGKILL, and another life on the same directory and port."""
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+        self._start()
+        await self.started()
 
     async def started(self, patience_s: float = 20.0) -> None:
         """Returns when the port accepts connections."""
@@ -142,9 +154,9 @@ def reference(kind: str) -> Server:
 class Gateway(Server):
     """`vestnik serve` with its defaults on a fresh directory, and the commands that go with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         command = [str(BIN / "vestnik"), "serve", "--host", "127.0.0.1", "--port", "{port}", "--data", "{dir}"]
-        super().__init__("the gateway", command)
+        super().__init__("the gateway", command, settings)
         self._minted = 0
 
     async def command(self, *words: str) -> str:
