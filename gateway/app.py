@@ -50,6 +50,8 @@ from workers import roles
 
 log = logs.get_logger("app")
 
+SOCKET = "/v1/socket"
+
 
 class Gateway:
     """All parts of one process. `start`, then serve `asgi`, then `stop`."""
@@ -80,7 +82,7 @@ class Gateway:
         post, get, delete = ["POST"], ["GET"], ["DELETE"]
         accounts, intake = self.accounts, self.intake
         routes = [
-            WebSocketRoute("/v1/socket", self.door),
+            WebSocketRoute(SOCKET, self.door),
             Route("/v1/agencies/{code}/events", intake.post_events, methods=post),
             Route("/v1/agencies/{code}/receipts", intake.post_receipts, methods=post),
             Route("/v1/snapshot", accounts.snapshot, methods=get),
@@ -105,6 +107,7 @@ class Gateway:
         app = Application(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
         # A redirect to the same address without its slash would be made of the Host header, which anybody can choose.
         app.router.redirect_slashes = False
+        app.door = self.door
         return app
 
     @contextlib.asynccontextmanager
@@ -204,12 +207,13 @@ class Gateway:
 
 
 class Application(Starlette):
-    """Handshakes go straight to the router: the middlewares are HTTP's, and a storm of reconnects pays for each."""
+    """Handshakes go straight to the door: the middlewares are HTTP's, and a storm of reconnects pays for each layer."""
+
+    door: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            scope["app"] = self
-            await self.router(scope, receive, send)
+            await (self.door if scope["path"] == SOCKET else self.router)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
 import time
+import types
 import urllib.parse
 from collections import deque
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from uvicorn.server import ServerState
 
 from gateway.errors import Problem
 from gateway.limits import Buckets
+from gateway.logs import get_logger
 from gateway.problems import problem_response
 from gateway.protocol import frames
 from gateway.protocol.codec import Codec, choose
@@ -40,6 +43,8 @@ from gateway.settings import normal_origin
 
 if TYPE_CHECKING:
     from gateway.hub import Hub
+
+log = get_logger("wire")
 
 HANDOFF = "vestnik.handoff"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
@@ -336,7 +341,17 @@ class Handshake:
             return self._refuse(426, "only version 13 of WebSocket is spoken here", (b"sec-websocket-version", b"13"))
         if not _is_key(self.key):
             return self._refuse(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-        task = asyncio.get_running_loop().create_task(self._run(app, scope))
+        work = self._run(app, scope)
+        try:
+            # The door decides without waiting for anything, so a connect needs no task; an application that does wait
+            # gets one for the rest.
+            waited = work.send(None)
+        except StopIteration:
+            return None
+        except Exception:
+            log.exception("handshake_failed")
+            return None
+        task = asyncio.get_running_loop().create_task(_finish(work, waited))
         server_state.tasks.add(task)
         task.add_done_callback(server_state.tasks.discard)
         return None
@@ -414,6 +429,26 @@ class Handshake:
         lines += [name + b": " + value + b"\r\n" for name, value in headers]
         self.connection.transport.write(b"".join([*lines, b"\r\n", body]))
         self.connection.transport.close()
+
+
+async def _finish(work: Coroutine[Any, Any, None], waited: Any) -> None:
+    """Go on with a coroutine that was begun outside of a task and waits for `waited`."""
+    await _rest(work, waited)
+
+
+@types.coroutine
+def _rest(work: Coroutine[Any, Any, None], waited: Any) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            sent = yield waited
+        except BaseException as error:
+            step = functools.partial(work.throw, error)
+        else:
+            step = functools.partial(work.send, sent)
+        try:
+            waited = step()
+        except StopIteration:
+            return
 
 
 def _is_key(key: bytes) -> bool:
