@@ -43,6 +43,7 @@ JOINS = 256  # hellos that share one trip
 GATHER_S = 0.004  # after a trip that was shared, while more gathers: a trip costs more than what one session does there
 MARKS = 10_000  # `seen` and last times here that wait while the store is away; protects memory, the oldest go first
 RETRY_S = 0.5  # before a read that failed is tried again
+BLIND_SWEEP_S = 2.0  # between sweeps while the bus is down: then they alone deliver
 LINGER_S = 2.0  # how long a feed without sessions keeps its subscription
 WAITS = 2  # priorities from here on (normal, bulk) wait in saver mode
 
@@ -676,11 +677,14 @@ class Hub:
     # Repair
 
     async def _sweeps(self) -> None:
-        """Compare heads with the store: a page of feeds at a time, all within one interval; all at once after a gap."""
+        """Compare heads with the store: a page of feeds at a time, all within one interval, which is short while the
+        bus is down; all at once after a gap.
+        """
         names: list[str] = []
         while True:
             size = max(100, len(self.feeds) // 25)
-            pause = self.settings.sweep_s * size / max(size, len(self.feeds))
+            around_s = self.settings.sweep_s if self.bus.healthy else min(BLIND_SWEEP_S, self.settings.sweep_s)
+            pause = around_s * size / max(size, len(self.feeds))
             hurried = await woken(self._sweep_wanted, pause)
             if hurried or not names:
                 names = list(self.feeds)

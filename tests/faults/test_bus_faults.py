@@ -1,4 +1,5 @@
-"""What happens to a Redis server in a bad year: the bus notices within seconds, says the truth, is whole afterwards."""
+"""What happens to one Redis server in a bad year: the bus notices within seconds, says the truth, is whole
+afterwards. What can happen to every form is in `test_bus_forms.py`."""
 
 import asyncio
 import contextlib
@@ -15,15 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis import Redis
-from redis.exceptions import ResponseError
 
 from gateway.bus import open_bus
 from gateway.bus.redis import RedisBus
 from gateway.errors import BusUnavailable
 from tests.contracts.test_bus import Ear, healthy, message
+from tests.faults.buses import FEEDS, QUICK, opened, unhealthy, whole_again
 from tests.redis_server import RedisServer, free_port
-
-FEEDS = [f"account:{number}" for number in range(3_000)]
 
 
 @pytest.fixture
@@ -39,27 +38,11 @@ def ear() -> Ear:
 
 @pytest.fixture
 async def bus(server: RedisServer, ear: Ear) -> AsyncIterator[RedisBus]:
-    bus = RedisBus(server.url, timeout_s=0.4, probe_every_s=0.2, backoff_cap_s=0.3)
+    bus = RedisBus(server.url, **QUICK)
     await bus.open(ear)
     await healthy(bus)
     yield bus
     await bus.close()
-
-
-async def unhealthy(bus: RedisBus, patience_s: float = 3.0) -> None:
-    async with asyncio.timeout(patience_s):
-        while bus.healthy:
-            await asyncio.sleep(0.01)
-
-
-async def whole_again(bus: RedisBus, ear: Ear, gaps: int) -> None:
-    """A gap was reported after `gaps`, every feed is live, nothing needs to be asked for again."""
-    await healthy(bus)
-    await ear.until(lambda: ear.gaps > gaps)
-    ear.messages.clear()
-    await bus.publish([message(feed, 1) for feed in FEEDS])
-    await ear.until(lambda: len(ear.messages) == len(FEEDS))
-    assert [one.feed for one in ear.messages] == FEEDS
 
 
 def admin(server: RedisServer) -> contextlib.closing[Redis]:
@@ -101,24 +84,6 @@ async def test_frozen_server_is_noticed_and_thawed(server: RedisServer, bus: Red
     await whole_again(bus, ear, gaps)
 
 
-async def test_paused_server(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    await bus.subscribe(FEEDS)
-    with admin(server) as redis:
-        redis.client_pause(1_500)
-    await unhealthy(bus)
-    await whole_again(bus, ear, ear.gaps - 1)
-
-
-async def test_killed_subscription(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    await bus.subscribe(FEEDS)
-    for _ in range(3):
-        gaps = ear.gaps
-        with admin(server) as redis:
-            assert redis.client_kill_filter(_type="pubsub") >= 1
-        await ear.until(lambda gaps=gaps: ear.gaps > gaps)  # type: ignore[misc]
-        await whole_again(bus, ear, gaps)
-
-
 async def test_killed_publishing_connection_costs_nothing(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
     await bus.subscribe(FEEDS)
     with admin(server) as redis:
@@ -140,35 +105,9 @@ async def test_dead_subscription_on_a_live_connection(server: RedisServer, bus: 
     await whole_again(bus, ear, 0)
 
 
-async def test_slow_gateway_is_dropped_and_comes_back(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    """Redis drops a subscriber at `client-output-buffer-limit pubsub`; that must be a gap, not a silence."""
-    await bus.subscribe(FEEDS)
-    with admin(server) as redis:
-        redis.config_set("client-output-buffer-limit", "pubsub 100kb 100kb 0")
-        assert bus._only._connection is not None
-        assert bus._only._connection._transport is not None
-        bus._only._connection._transport.pause_reading()
-        await asyncio.to_thread(lambda: [redis.publish("vestnik:account:1", b"x" * 65536) for _ in range(300)])
-        redis.config_set("client-output-buffer-limit", "pubsub 32mb 8mb 60")
-    await unhealthy(bus)
-    await whole_again(bus, ear, 0)
-
-
-async def test_full_server_still_carries(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    await bus.subscribe(FEEDS)
-    with admin(server) as redis:
-        redis.config_set("maxmemory", "1")
-        with pytest.raises(ResponseError, match="maxmemory"):
-            redis.set("key", "value")
-        await bus.subscribe(["account:new"])
-        await bus.publish([message("account:new", 1)])
-        await ear.until(lambda: len(ear.messages) == 1)
-    assert bus.healthy
-
-
 async def test_server_absent_at_start(tmp_path: Path) -> None:
     server, ear = RedisServer(tmp_path), Ear()
-    bus = RedisBus(server.url, timeout_s=0.4, probe_every_s=0.2, backoff_cap_s=0.3)
+    bus = RedisBus(server.url, **QUICK)
     await bus.open(ear)
     try:
         with pytest.raises(BusUnavailable):
@@ -254,6 +193,20 @@ async def test_tls(tmp_path: Path, ear: Ear) -> None:
         await untrusting.close()
 
 
+async def test_tls_of_a_cluster(tmp_path: Path, ear: Ear) -> None:
+    """One node with all slots; it does not know its own address, so the one that was asked is taken."""
+    certificate, key = make_certificate(tmp_path)
+    port = free_port()
+    options = {"tls_port": str(port), "tls_cert_file": certificate, "tls_key_file": key, "tls_auth_clients": "no"}
+    options |= {"cluster_enabled": "yes", "cluster_port": str(free_port()), "tls_cluster": "yes"}
+    with RedisServer(tmp_path, **options) as server:
+        with admin(server) as redis:
+            redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        async with opened(f"rediss+cluster://127.0.0.1:{port}?ssl_ca_certs={certificate}", ear) as bus:
+            await bus.subscribe(FEEDS)
+            await whole_again(bus, ear, ear.gaps - 1)
+
+
 def make_certificate(directory: Path) -> tuple[str, str]:
     """A certificate for 127.0.0.1 that signs itself; paths of it and of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -273,8 +226,6 @@ def make_certificate(directory: Path) -> tuple[str, str]:
     paths = str(directory / "tls.crt"), str(directory / "tls.key")
     Path(paths[0]).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     Path(paths[1]).write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return paths
