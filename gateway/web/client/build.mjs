@@ -27,7 +27,8 @@ if (faults.length) {
 const types = {};
 program.emit(undefined, (name, text) => { types[name] = text; }, undefined, true);
 
-const joined = (texts) => texts.map((text) => text.replace(/^import .*;\n/gm, "").trim()).join("\n\n") + "\n";
+const tabs = (text) => text.replace(/^( {4})+/gm, (indent) => "\t".repeat(indent.length / 4));
+const joined = (texts) => texts.map((text) => tabs(text.replace(/^import .*;\n/gm, "").trim())).join("\n\n") + "\n";
 const scripts = files.map((file) =>
   ts.transpileModule(readFileSync(file, "utf8"), { compilerOptions: { ...options, removeComments: true } }).outputText);
 const declarations = ORDER.map((name) => types[join(here, "src", `${name}.d.ts`)]);
