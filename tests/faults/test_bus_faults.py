@@ -198,7 +198,12 @@ async def test_tls_of_a_cluster(tmp_path: Path, ear: Ear) -> None:
     certificate, key = make_certificate(tmp_path)
     port = free_port()
     options = {"tls_port": str(port), "tls_cert_file": certificate, "tls_key_file": key, "tls_auth_clients": "no"}
-    options |= {"cluster_enabled": "yes", "cluster_port": str(free_port()), "tls_cluster": "yes"}
+    options |= {
+        "cluster_enabled": "yes",
+        "cluster_port": str(free_port()),
+        "tls_cluster": "yes",
+        "tls_ca_cert_file": certificate,
+    }
     with RedisServer(tmp_path, **options) as server:
         with admin(server) as redis:
             redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
