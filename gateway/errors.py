@@ -1,12 +1,13 @@
 """Every error of the gateway, in one tree. Internals never reach a client: only `Problem`, `Close` and `Refused` do.
 
-    VestnikError
-    ├── ConfigError       ours, at start: a setting or the environment is wrong; one sentence, exit code 3
-    ├── StoreUnavailable  ours, passing: the store cannot commit or read now; 503 outside, nothing is half-written
-    ├── BusUnavailable    ours, passing: the bus does not answer; speed is lost, events are not
-    ├── Problem           theirs (or 5xx ours): the answer to an HTTP request, RFC 9457
-    ├── Close             theirs (or 45xx ours): ends a socket with a close code of the contract, section 3
-    └── Refused           theirs: one message of a device is wrong; the answer is `error`, the session lives
+VestnikError
+├── ConfigError       ours, at start: a setting or the environment is wrong; one sentence, exit code 3
+├── StoreUnavailable  ours, passing: the store cannot commit or read now; 503 outside, nothing is half-written
+│   └── EpochChanged  ours: the store was restored under us; it must be closed and opened again, sessions end with 4503
+├── BusUnavailable    ours, passing: the bus does not answer; speed is lost, events are not
+├── Problem           theirs (or 5xx ours): the answer to an HTTP request, RFC 9457
+├── Close             theirs (or 45xx ours): ends a socket with a close code of the contract, section 3
+└── Refused           theirs: one message of a device is wrong; the answer is `error`, the session lives
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,11 @@ class StoreUnavailable(VestnikError):
     def __init__(self, detail: str, retry_after_s: int = 2):
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class EpochChanged(StoreUnavailable):
+    """The store has another epoch than when it was opened: no position of before holds, and nothing more is done here
+    until it is closed and opened again. Sessions must end with 4503 (contract, section 3)."""
 
 
 class BusUnavailable(VestnikError):

@@ -130,7 +130,7 @@ class PostgresqlServer:
     def run(self, program: str, *arguments: str, **more: Any) -> str:
         """Run one of PostgreSQL's programs as the server's user, to its end; what it printed."""
         done = subprocess.run(
-            [self._programs / program, *arguments],
+            [self._programs / program if (self._programs / program).exists() else program, *arguments],
             capture_output=True,
             text=True,
             cwd=self.directory,
@@ -144,13 +144,7 @@ class PostgresqlServer:
 
     def make(self) -> None:
         """The data directory. Its own files are not synced while they are made; the running server syncs."""
-        secret = self.directory / "password"
-        secret.write_text(PASSWORD)
-        secret.chmod(0o644)
-        self.run(
-            *("initdb", "--pgdata", str(self.data), "--username", USER, "--pwfile", str(secret), "--no-sync"),
-            *("--auth-host", "scram-sha-256", "--auth-local", "trust", "--encoding", "UTF8", "--locale", "C"),
-        )
+        self.run("cp", "-a", str(_template()), str(self.data))
 
     def standby(self, **settings: str) -> "PostgresqlServer":
         """Another server, a copy of this running one that follows it; start it before it is used."""
@@ -302,8 +296,22 @@ class PostgresqlServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
         self.remove()
+
+
+@functools.cache
+def _template() -> Path:
+    """A data directory that was never started: to copy it is quicker than to make it anew."""
+    maker = PostgresqlServer()
+    atexit.register(maker.remove)
+    secret = maker.directory / "password"
+    secret.write_text(PASSWORD)
+    maker.give(secret)
+    maker.run(
+        *("initdb", "--pgdata", str(maker.data), "--username", USER, "--pwfile", str(secret), "--no-sync"),
+        *("--auth-host", "scram-sha-256", "--auth-local", "trust", "--encoding", "UTF8", "--locale", "C"),
+    )
+    return maker.data
 
 
 _EMPTY = """

@@ -306,7 +306,8 @@ def receipt(delivered: float | None, seen: float | None) -> Receipt:
 class Store(Protocol):
     @property
     def epoch(self) -> str:
-        """Known after open(), the same until close()."""
+        """Known after open(), the same until close(). A store that finds another one there (a standby was promoted, a
+        copy brought back) does nothing more but raise EpochChanged."""
 
     async def open(self) -> None:
         """Make it ready: create or migrate the schema, learn the epoch. Raises ConfigError when it never will be."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ConfigError, StoreUnavailable
-from gateway.store.base import Conflict, CursorSave, Filter, Join, Outcome, Range, Row, Stored
-from gateway.store.postgresql import EpochChanged, PostgresqlStore, database, schema
+from gateway.errors import ConfigError, EpochChanged, StoreUnavailable
+from gateway.store.base import Conflict, CursorSave, Filter, Join, Outcome, Presence, Range, Row, Stored
+from gateway.store.postgresql import PostgresqlStore, database, schema
 from gateway.store.postgresql.address import parse
 from tests import postgresql_server
 from tests.contracts.test_store import ANN, NOW, draft, eraser, fill, hello, ids, joined, key, offsets, page, stored
@@ -126,7 +126,7 @@ async def test_many_nodes_append_to_the_same_feeds_and_keys_without_holes_repeat
 
 
 async def test_everything_at_once_from_several_nodes_never_deadlocks(url: str) -> None:
-    """Appends, joins, saves, marks, erasures, retention and the relay on the same few feeds and accounts."""
+    """Appends, joins, saves, marks, erasures, retention, relay and roster on the same few feeds and accounts."""
     people = [f"p{n}" for n in range(5)]
     own = [f"account:{name}" for name in people]
     feeds = [*own, "agency:tax", "agency:law"]
@@ -163,10 +163,16 @@ async def test_everything_at_once_from_several_nodes_never_deadlocks(url: str) -
                         await store.erase(feed, None, lambda ranges, made=made: made, NOW)  # type: ignore[misc]
                     elif kind == 6:
                         await store.retain(NOW + turn - 3, 7)
-                    else:
+                    elif kind == 7:
                         await store.published([found.seq for found in await store.unpublished(NOW + 100, 50)])
+                    else:
+                        await store.lease(f"node:{n}", f"{n}", NOW + 60, NOW)
+                        here = [Presence(who, "phone", f"{n}", f"{n}-{turn}", NOW + turn) for who in some(people)]
+                        await store.enter(here, NOW + turn)
+                        await store.keep(here, NOW + turn)
+                        await store.leave(here[::2])
 
-            await asyncio.gather(*(one(kind) for kind in range(8)))
+            await asyncio.gather(*(one(kind) for kind in range(9)))
 
     await asyncio.gather(*(node(n) for n in range(3)))
     after = count("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()", url)

@@ -42,9 +42,9 @@ from gateway.store.base import (
 )
 from gateway.store.postgresql import control, devices, log, presence, upkeep
 from gateway.store.postgresql.address import parse
-from gateway.store.postgresql.database import Connection, Database, EpochChanged, renew_epoch
+from gateway.store.postgresql.database import Connection, Database, renew_epoch
 
-__all__ = ["EpochChanged", "PostgresqlStore", "renew"]
+__all__ = ["PostgresqlStore", "renew"]
 
 READY_S: Final = 2.0
 RETAIN_CHUNK: Final = 500  # events deleted while an append to their feeds waits: some milliseconds

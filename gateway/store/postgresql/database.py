@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import structlog
 
-from gateway.errors import ConfigError, StoreUnavailable
+from gateway.errors import ConfigError, EpochChanged, StoreUnavailable
 from gateway.store.postgresql import failures, life, schema
 from gateway.store.postgresql.address import Address
 
@@ -74,10 +74,6 @@ class Again(Exception):
     def __init__(self, first: Work[Any] | None = None):
         super().__init__()
         self.first = first
-
-
-class EpochChanged(StoreUnavailable):
-    """The database has another life of the log than when the store was opened: close it, and open it again."""
 
 
 class Database:
