@@ -40,7 +40,9 @@ SLICE = 256  # sessions of a broadcast written before others get their turn: abo
 WRITE_BYTES = 65_536  # written to one session in one go; more would only fill the transport's buffer
 READ_FEEDS = 256  # sessions behind that share one trip to the store
 JOINS = 256  # hellos that share one trip
-GATHER_S = 0.004  # after a trip that was shared, while more gathers: a trip costs more than what one session does there
+JOIN_GATHER_S = 0.01  # after a trip that was shared, while more gathers: a trip costs more than what one session
+# does there, and in a storm of reconnects nobody notices the wait
+READ_GATHER_S = 0.005
 MARKS = 10_000  # `seen` and last times here that wait while the store is away; protects memory, the oldest go first
 RETRY_S = 0.5  # before a read that failed is tried again
 BLIND_SWEEP_S = 2.0  # between sweeps while the bus is down: then they alone deliver
@@ -343,7 +345,7 @@ class Hub:
             self._read_wanted.clear()
             while self._behind:
                 shared = await self._read_trip() > 1
-                await asyncio.sleep(GATHER_S if shared else 0)
+                await asyncio.sleep(READ_GATHER_S if shared else 0)
 
     async def _read_trip(self) -> int:
         """Read a page for those who wait longest; how many they were. A method, so that pages and sessions are let go
@@ -471,7 +473,7 @@ class Hub:
             self._join_wanted.clear()
             while self._joins:
                 if await self._join_trip() > 1:
-                    await asyncio.sleep(GATHER_S)
+                    await asyncio.sleep(JOIN_GATHER_S)
 
     def _with_connected(self, joins: Iterable[Join], entered: Iterable[Entered]) -> list[Join]:
         """Say which devices must not be forgotten: those connected now, here or anywhere, and those that join just
