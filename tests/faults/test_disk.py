@@ -68,9 +68,10 @@ async def test_a_full_disk(
 ) -> None:
     seed = int(os.environ.get("VESTNIK_TEST_SEED") or random.randrange(1 << 32))
     with kind(tmp_path) as make:
-        async with asyncio.timeout(90), trial(tmp_path, seed) as one:
+        async with asyncio.timeout(300), trial(tmp_path, seed) as one:
             disk = make(one)
             await one.open_offices(["fns", "sfr", "mchs"], ACCOUNTS)
+            await one.gateway.start()
             await one.hand_out(ACCOUNTS, DEVICES)
             one.publish()
             await asyncio.sleep(1)
@@ -110,10 +111,11 @@ async def test_a_disk_that_fails_to_sync(tmp_path: Path) -> None:
     calls = "fsync,fdatasync"
     under = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={calls}"]
     async with (
-        asyncio.timeout(90),
+        asyncio.timeout(300),
         trial(tmp_path, seed, under=[*under, "-e", f"inject={calls}:error=EIO:when=30"]) as one,
     ):
         await one.open_offices(["fns", "sfr", "mchs"], ACCOUNTS)
+        await one.gateway.start()
         await one.hand_out(ACCOUNTS, DEVICES)
         one.publish()
 
