@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from client_sim.outbox import Command, Outbox
 from gateway.protocol import codes
 from gateway.protocol.backoff import full_jitter
 from gateway.protocol.codec import by_subprotocol
@@ -216,7 +217,8 @@ class Client:
     `address` is the gateway's http(s) URL, `token` is asked for a token at the start, when one ends and when one was
     refused. `feeds` are agency feeds to follow. `observe(t, message)` is told of every message of the gateway but
     events, and of `lost` with `code`, `reason` and `wait` (seconds until the next try). `tap("<" or ">", message)` is
-    told of every message as it came or just before it goes, events included. Neither may block.
+    told of every message as it came or just before it goes, events included. Neither may block. `outbox` keeps what is
+    asked of the gateway until it is answered; give one with a file to keep it over a restart of the app.
     """
 
     def __init__(
@@ -232,6 +234,7 @@ class Client:
         agent: str = "vestnik-sim",
         observe: Observe = lambda t, message: None,
         tap: Tap = lambda way, message: None,
+        outbox: Outbox | None = None,
         rng: random.Random | None = None,
     ):
         self.address = address.rstrip("/")
@@ -239,6 +242,7 @@ class Client:
         self.observe, self.tap = observe, tap
         self.feeds, self.mode, self.subprotocol = list(feeds), mode, subprotocol
         self.rng = rng or random.Random()
+        self.outbox = outbox or Outbox(rng=self.rng)
         self.backoff_s = BACKOFF_S
         self._session: _Session | None = None
 
@@ -285,12 +289,23 @@ class Client:
         except ConnectionClosed:
             raise NotConnected from None
 
+    async def ask(self, t: str, **fields: Any) -> str:
+        """Ask for something that must not get lost with a connection, like `ask("refresh", source=…)` or `ask("seen",
+        feed=…, offsets=[…])`: it is sent now or after the next welcome, again after each reconnect, until it is
+        answered. Returns its `ref`; the answer goes to `observe`. Raises outbox.Full."""
+        if t == "subscribe" and fields["feed"] not in self.feeds:
+            self.feeds.append(fields["feed"])
+        elif t == "unsubscribe" and fields["feed"] in self.feeds:
+            self.feeds.remove(fields["feed"])
+        command = self.outbox.put(t, **fields)
+        if self._session is not None and self._session.welcomed:
+            with contextlib.suppress(ConnectionClosed):
+                await self._session.ask(self.outbox.due())
+        return command.ref
+
     async def subscribe(self, feed: str) -> None:
-        """Follow an agency feed, in this and all later sessions. Raises NotConnected."""
-        if feed not in self.feeds:
-            self.feeds.append(feed)
-        position = self.keeper.positions().get(feed)
-        await self.send("subscribe", feed=feed, **({"resume": position._asdict()} if position else {}))
+        """Follow an agency feed, in this and all later sessions."""
+        await self.ask("subscribe", feed=feed)
 
 
 class _Session:
@@ -328,6 +343,7 @@ class _Session:
                     await self._follow()
                 finally:
                     client._session = None
+                    client.outbox.session_ended()
                     await self._leave()
         except ConnectionClosed as closed:
             if self._ended is None:
@@ -345,6 +361,15 @@ class _Session:
         message = {"t": t, **fields}
         self.client.tap(">", message)
         await self._ws.send(self._codec.encode(message), text=self._codec.opcode == TEXT)
+
+    async def ask(self, commands: Sequence[Command]) -> None:
+        """Send what waits in the outbox. A feed is followed from where it is kept now, not when it was asked for."""
+        for command in commands:
+            position = self.client.keeper.positions().get(command.fields.get("feed", ""))
+            for message in command.messages():
+                if message["t"] == "subscribe" and position is not None:
+                    message["resume"] = position._asdict()
+                await self.send(**message)
 
     async def _follow(self) -> None:
         await self._hello()
@@ -488,6 +513,7 @@ class _Session:
                     self._begin(item, new=message["new"])
                 for name, position in self._resume.items():
                     await self.send("subscribe", feed=name, resume=position)
+                await self.ask(self.client.outbox.due())
             case "subscribed":
                 self._begin(message)
             case "unsubscribed":
@@ -511,6 +537,7 @@ class _Session:
                 self.client.mode = message["mode"]
             case "drain":
                 self._spawn(self._drain, self.client.rng.uniform(0, message["after"]))
+        self.client.outbox.answered(message)
         self.client.observe(message["t"], message)
 
     async def _events(self, name: str, events: Sequence[Numbered]) -> None:

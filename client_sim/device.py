@@ -20,7 +20,7 @@ from client_sim.measure import Tally
 from client_sim.pool import Unanswered
 from gateway.protocol import codes
 from gateway.protocol.backoff import full_jitter
-from gateway.protocol.codec import by_subprotocol
+from gateway.protocol.codec import JSON, by_subprotocol
 
 ACK_EVERY = 64
 OPENING_S = 20.0  # from the first byte to the welcome
@@ -387,6 +387,10 @@ class Device(asyncio.Protocol):
 
     def _greeting(self) -> dict[str, Any]:
         hello: dict[str, Any] = {"t": "hello", "token": self._token, "device": self.name, "agent": self.agent}
+        if self.feeds[0] not in self.positions:
+            # Nothing of the account is kept, so nothing is: `fresh` makes the gateway forget all positions, too.
+            self.positions.clear()
+            hello["fresh"] = True
         if self.saver:
             hello["mode"] = "saver"
         if len(self.feeds) > 1:
@@ -395,8 +399,6 @@ class Device(asyncio.Protocol):
             resume = {feed: position._asdict() for feed, position in self.positions.items() if feed in self.feeds}
             if resume:
                 hello["resume"] = resume
-        if self.feeds[0] not in self.positions:
-            hello["fresh"] = True
         return hello
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -456,7 +458,7 @@ class Device(asyncio.Protocol):
 
     def _message(self, message: dict[str, Any]) -> None:
         kind = message["t"]
-        if self._attack is not None and kind not in ("event", "batch", "welcome"):
+        if self._attack is not None and kind != "welcome":
             if kind == "error":
                 self._outcome(f"error {message['code']}")
                 self._close(1000, "done")
@@ -498,8 +500,9 @@ class Device(asyncio.Protocol):
         self._refused = 0
         self._late = _unix(message["time"]) - (now + self._clock)
         self.world.tally.counts["opened"] += 1
-        if self._attack is None:
-            self._heard(message)
+        if self._attack is not None:
+            return self._strike() if self._attack.moment == "welcomed" else None
+        self._heard(message)
         for item in message["feeds"]:
             name, epoch, start = item["feed"], item["epoch"], item["from"]
             feed = Feed(name, epoch, start, received=start, kept=start, acked=start)
@@ -511,9 +514,7 @@ class Device(asyncio.Protocol):
                 self.positions[name] = Position(epoch, start)
             elif kept.epoch == epoch:
                 feed.kept = max(start, kept.offset)
-        self._say(self._phase())
-        if self._attack is not None and self._attack.moment == "welcomed":
-            self._strike()
+        return self._say(self._phase())
 
     def _resync(self, message: dict[str, Any]) -> None:
         feed, offset = self._feeds[message["feed"]], message["offset"]
@@ -668,6 +669,7 @@ class Device(asyncio.Protocol):
     def _begin_attack(self, attack: Attack) -> None:
         if self._transport is None and self.state == "away":
             self._attack = attack
+            self._codec = JSON  # in which the attacks are written
             self._connect()
 
     def _strike(self) -> None:

@@ -267,6 +267,7 @@ class Tmpfs:
 # Clocks
 
 CLOCK_FILE: Final = "clock.txt"
+FAKETIME: Final = ("/usr/lib/*/faketime", "/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime")
 
 
 def fake_clock(data: Path) -> dict[str, str]:
@@ -274,11 +275,7 @@ def fake_clock(data: Path) -> dict[str, str]:
 
     Raises NotHere without libfaketime.
     """
-    found = [
-        path
-        for lib in ("/usr/lib", "/usr/local/lib")
-        for path in glob.glob(f"{lib}/**/libfaketimeMT.so.1", recursive=True)
-    ]
+    found = [path for place in FAKETIME for path in glob.glob(f"{place}/libfaketimeMT.so.1")]
     if not found:
         raise NotHere("The gateway's clock cannot be moved: libfaketime is not installed.")
     data.mkdir(parents=True, exist_ok=True)

@@ -105,8 +105,8 @@ def check(outcome: Outcome, bounds: Mapping[str, float]) -> list[dict[str, Any]]
         value = bound.value(outcome)
         ok = value is not None and (value <= wanted if bound.most else value >= wanted)
         word = "at most" if bound.most else "at least"
-        shown = "not measured" if value is None else f"{value:.4g}"
-        found.append({"name": name, "says": bound.says, "wanted": f"{word} {wanted:g}", "found": shown, "ok": ok})
+        shown = "not measured" if value is None else f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
+        found.append({"name": name, "says": bound.says, "wanted": f"{word} {wanted:,g}", "found": shown, "ok": ok})
     return found
 
 

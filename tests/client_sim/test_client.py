@@ -595,8 +595,9 @@ async def test_it_follows_more_agencies_while_it_runs():
         await peer.welcome()
         await peer.send("live", feed=ACCOUNT)
         ready.set()
-        assert await peer.receive() == {"t": "subscribe", "feed": name}
-        await peer.send("subscribed", feed=name, epoch="e1", head=7, **{"from": 7})
+        asked = await peer.receive()
+        assert asked == {"t": "subscribe", "ref": asked["ref"], "feed": name}
+        await peer.send("subscribed", ref=asked["ref"], feed=name, epoch="e1", head=7, **{"from": 7})
         await peer.events(8, feed=name)
         await peer.acked(8)
 
@@ -612,3 +613,4 @@ async def test_it_follows_more_agencies_while_it_runs():
             await rig.finished.wait()
     assert rig.failure is None
     assert rig.keeper.positions()[name] == Position("e1", 8)
+    assert not len(rig.client.outbox)
