@@ -21,9 +21,9 @@ _FORM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`dsn` is for the driver and holds the password; `name` is for people and does not."""
+    """`dsns`, one for each server, are for the driver and hold the password; `name` is for people and does not."""
 
-    dsn: str
+    dsns: list[str]  # whoever found a good one puts it first
     name: str
     synchronous: bool  # every server that may be promoted has all that was committed (`?standbys=synchronous`)
     settings: dict[str, str]  # what the server is told when a connection begins
@@ -53,8 +53,10 @@ def parse(url: str) -> Address:
     settings = {"application_name": query.pop("application_name", "vestnik")}
     # A server that cannot be written is no store: with several hosts, the next one is tried.
     query.setdefault("target_session_attrs", "read-write")
-    dsn = urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(query), ""))
-    return Address(dsn, _name(hosts, parts.path, query), standbys == "synchronous", settings)
+    # One by one: the driver tries all servers within one timeout, and the first may be one that never answers.
+    auth = parts.netloc.removesuffix(hosts)
+    dsns = [urlunsplit((parts.scheme, auth + host, parts.path, urlencode(query), "")) for host in hosts.split(",")]
+    return Address(dsns, _name(hosts, parts.path, query), standbys == "synchronous", settings)
 
 
 def _name(hosts: str, path: str, query: dict[str, Any]) -> str:

@@ -212,7 +212,7 @@ class Database:
 
 async def connect(address: Address, *, make: bool) -> tuple[Connection, str]:
     """A connection, set up, and the epoch of the log there. Raises ConfigError or StoreUnavailable."""
-    async with _telling(address), asyncio.timeout(CONNECT_S + CALL_S):
+    async with _telling(address), asyncio.timeout(len(address.dsns) * CONNECT_S + CALL_S):
         conn = await plain(address)
         try:
             if not await conn.fetchval("SELECT pg_try_advisory_lock_shared($1)", OPEN):
@@ -261,14 +261,22 @@ async def _telling(address: Address) -> AsyncIterator[None]:
 
 
 async def plain(address: Address) -> Connection:
-    """A connection with our settings, that holds nothing. Raises what the driver raises, and ConfigError."""
-    conn = await asyncpg.connect(
-        address.dsn,
-        timeout=CONNECT_S,
-        statement_cache_size=256,
-        max_cached_statement_lifetime=0,
-        server_settings=address.settings,
-    )
+    """A connection to the first server that can be written, with our settings, that holds nothing. Raises what the
+    driver raises, and ConfigError."""
+    for dsn in list(address.dsns):
+        try:
+            conn = await asyncpg.connect(
+                dsn,
+                timeout=CONNECT_S,
+                statement_cache_size=256,
+                max_cached_statement_lifetime=0,
+                server_settings=address.settings,
+            )
+            break
+        except Exception as error:
+            if dsn == address.dsns[-1] or not failures.elsewhere(error):
+                raise
+    address.dsns.sort(key=lambda other: other != dsn)
     try:
         if conn.get_server_version().major < OLDEST_SERVER:
             major = conn.get_server_version().major

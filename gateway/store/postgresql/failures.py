@@ -39,6 +39,11 @@ def ours(error: BaseException) -> bool:
     return state(error).startswith(_OURS) and state(error) not in _THEIRS and not again(error)
 
 
+def elsewhere(error: BaseException) -> bool:
+    """May another server of the same URL be the right one? Not when this one knows us and says no."""
+    return isinstance(error, PASSING) and state(error)[:2] not in ("28", "3D", "42")
+
+
 def keeps_connection(error: BaseException) -> bool:
     """May the connection go on after this, once its transaction was rolled back? Only when the server said so itself
     and did not end the session (class 57 ends it, or may; 08, 25P03 and XX say that it is over or doubtful)."""
@@ -65,7 +70,7 @@ def at_start(error: BaseException, address: Address) -> ConfigError | StoreUnava
             )
     if isinstance(error, asyncpg.ClientConfigurationError | ValueError):
         return ConfigError("VESTNIK_STORE is no postgresql:// URL that can be used; see gateway/README.md.")
-    if isinstance(error, ssl.SSLError) or ("sslmode" in address.dsn and isinstance(error, FileNotFoundError)):
+    if isinstance(error, ssl.SSLError) or ("sslmode" in address.dsns[0] and isinstance(error, FileNotFoundError)):
         return ConfigError(f"VESTNIK_STORE: TLS to {address.name} cannot be set up as the URL says ({_said(error)}).")
     return StoreUnavailable(f"{address.name}: {_said(error)}")
 
