@@ -307,5 +307,6 @@ def use_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(gateway.hub, "time", clock)
     monkeypatch.setattr(gateway.session, "time", clock)
     monkeypatch.setattr(gateway.hub, "RETRY_S", 0)
-    monkeypatch.setattr(gateway.hub, "GATHER_S", 0)
+    monkeypatch.setattr(gateway.hub, "JOIN_GATHER_S", 0)
+    monkeypatch.setattr(gateway.hub, "READ_GATHER_S", 0)
     return clock
