@@ -277,7 +277,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.member is not None:
-            self.member.ready()
+            self.pulse = asyncio.create_task(self.member.pulse())
 
     def _told(self, number: int) -> None:
         """The first signal drains, the second cuts short."""
@@ -297,22 +297,26 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ConfigError with one sentence when it cannot be had."""
+def listen(settings: Settings, port: int | None = None, *, shared: bool = False) -> socket.socket:
+    """The socket to listen on, `shared` with others of this user that share it too. Raises ConfigError with one
+    sentence when it cannot be had."""
+    port = settings.port if port is None else port
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         sock = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"VESTNIK_HOST {settings.host!r} is no address to listen on: {error.strerror}.") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
         reason = (error.strerror or str(error)).lower()
-        where = f"{settings.host}:{settings.port}"
+        where = f"{settings.host}:{port}"
         raise ConfigError(f"VESTNIK_PORT: cannot listen on {where} ({reason}); choose another with --port.") from None
     return sock
 
@@ -321,17 +325,20 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises ConfigError when it cannot start."""
     logs.setup(settings.log_level, settings.log_format, data=settings.data, access=settings.access_log)
     _more_files()
-    sock = listen(settings)
-    if settings.processes > 1:
-        return Supervisor(settings.processes, sock, lambda member: _member(settings, sock, member)).run()
-    return _process(settings, sock)
+    sock = listen(settings)  # alone, so that another gateway on this port is noticed
+    if settings.processes == 1:
+        return _process(settings, sock)
+    port = sock.getsockname()[1]
+    sock.close()
+    held = listen(settings, port, shared=True)
+    return Supervisor(settings.processes, held, lambda member: _member(settings, port, member)).run()
 
 
-def _member(settings: Settings, sock: socket.socket, member: Member) -> int:
+def _member(settings: Settings, port: int, member: Member) -> int:
     """One process of several."""
     structlog.contextvars.bind_contextvars(process=member.number)
     try:
-        return _process(settings, sock, member)
+        return _process(settings, listen(settings, port, shared=True), member)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return CANNOT

@@ -25,14 +25,16 @@ FNS = "/v1/agencies/fns/events"
 class Node(Gateway):
     """One of several on the same `data`, which holds the key of the tokens."""
 
-    def __init__(self, number: int, data: Path, store: str, bus: str, **settings: str):
+    def __init__(self, number: int, data: Path, store: str, bus: str, processes: int = 1, **settings: str):
         super().__init__(data, settings)
+        self.processes = str(processes)
         self.number, self._store, self._bus = number, store, bus
         self.log = data / f"node-{number}.log"
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**super().environment, "VESTNIK_STORE": self._store, "VESTNIK_BUS": self._bus}
+        own = {"VESTNIK_STORE": self._store, "VESTNIK_BUS": self._bus, "VESTNIK_PROCESSES": self.processes}
+        return {**super().environment, **own}
 
     async def post(self, http: httpx.AsyncClient, secret: str, *events: Map) -> list[Map]:
         """Signed and accepted here."""
