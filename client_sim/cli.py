@@ -35,6 +35,7 @@ from client_sim.arrivals import PATTERNS
 from client_sim.behaviours import BEHAVIOURS, WrongMix
 from client_sim.board import Board
 from client_sim.faults import FAULTS, Disk, NotHere, Tmpfs, chaos, fake_clock
+from client_sim.handset import Handset, show
 from client_sim.identity import Identity, LocalKey, NoTokens, TokenFile
 from client_sim.journal import dump, read
 from client_sim.ledger import reconcile
@@ -46,6 +47,8 @@ from client_sim.run import AGENCIES as AGENCIES_FILE
 from client_sim.run import DEVICES as DEVICES_FILE
 from client_sim.run import SAVED_AFTER_S, Outcome, Plan, Stage, play
 from client_sim.scenario import Scenario, WrongScenario, check, load, names, roster
+from client_sim.words import LANGUAGES
+from gateway.protocol.messages import is_id
 
 T = TypeVar("T")
 INTERRUPTED, CANNOT_START, WRONG_USE, BROKEN = 130, 3, 2, 1
@@ -153,6 +156,64 @@ results = _options(
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output."),
 )
+
+
+# phone
+
+
+@cli.command()
+@where
+@click.option("--account", required=True, metavar="ID", help="Whose phone it is.")
+@click.option("--device", metavar="ID", help="The phone's id.  [default: made at the first start]")
+@click.option("--network", type=click.Choice(list(NETWORKS)), default="perfect", show_default=True)
+@click.option(
+    "--follow", multiple=True, metavar="FEED", default=("agency:mchs",), show_default=True, help="Agency feeds."
+)
+@click.option("--lang", type=click.Choice(list(LANGUAGES)), default="ru", show_default=True)
+@click.option(
+    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="The phone's storage.  [default: in --data]"
+)
+@click.pass_context
+def phone(
+    ctx: click.Context,
+    /,
+    address: str,
+    data: Path,
+    tokens: Path | None,
+    account: str,
+    device: str | None,
+    network: str,
+    follow: Sequence[str],
+    lang: str,
+    keep: Path | None,
+) -> None:
+    """One phone in this terminal, live; its keys are told at the bottom."""
+    for what, value in (("--account", account), ("--device", device)):
+        if value is not None and not is_id(value):
+            raise WrongScenario(f"{what} must be 1 to 64 of A-Z a-z 0-9 . _ -, not {value!r}.")
+
+    async def work(stop: asyncio.Event) -> str:
+        await _answers(address)
+        identity: Identity = TokenFile(tokens) if tokens else LocalKey(data / "token-key.pem", ttl_s=3600)
+        directory = keep or data / "phones" / account
+        handset = Handset(
+            address,
+            account,
+            lambda: identity.token(account),
+            directory,
+            network=network,
+            language=lang,
+            feeds=follow,
+            device=device,
+        )
+        identity.token(account)
+        await show(handset, Console(), stop)
+        return handset.cabinet.reason
+
+    reason = _asyncio(work)
+    if reason:
+        _say(f"The phone was stopped: {reason}.")
+    ctx.exit(BROKEN if reason else 0)
 
 
 # run

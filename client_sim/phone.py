@@ -39,7 +39,7 @@ _PAYOUTS = {
     "delayed": "Задерживается",
     "stopped": "Прекращено",
 }
-_STYLES = {
+STYLES = {
     "action_required": "bold yellow",
     "awaiting_confirmation": "yellow",
     "overdue": "bold yellow",
@@ -73,13 +73,13 @@ def describe(event: Event | None) -> Line:
         case "gov.status.changed":
             reason = data.get("reason", {}).get("text")
             text = f"{data['service']}, № {data['application']}" + (f". {reason}" if reason else "")
-            return Line(agency, LABELS.get(status, status), text, _STYLES.get(status, "cyan"))
+            return Line(agency, LABELS.get(status, status), text, STYLES.get(status, "cyan"))
         case "gov.fine.changed":
             text = f"{title}, {_roubles(data['amount'])}"
-            return Line(agency, _FINES.get(status, status), text, _STYLES.get(status, "red"))
+            return Line(agency, _FINES.get(status, status), text, STYLES.get(status, "red"))
         case "gov.payout.changed":
             text = f"{title}, {_roubles(data['amount'])}"
-            return Line(agency, _PAYOUTS.get(status, status), text, _STYLES.get(status, "cyan"))
+            return Line(agency, _PAYOUTS.get(status, status), text, STYLES.get(status, "cyan"))
         case "gov.record.changed":
             fields = ", ".join(f"{name}: {value}" for name, value in data["fields"].items())
             return Line(agency, "Сведения обновлены", fields, "blue")
