@@ -166,7 +166,8 @@ class World:
         if rng.random() < 0.1:
             return  # cut before the welcome
         new = fresh or not any(name == phone.name for name, _ in self.cursors)
-        items, resyncs = [], []
+        items: list[Line] = []
+        resyncs: list[Line] = []
         phone.waiting = {account} if new else set()
         for feed in phone.feeds:
             head, oldest = self.head(feed), self.oldest.get(feed, 1)

@@ -236,8 +236,8 @@ class Trial:
         await self.stop()
         self._agencies.flush()
         self._devices.flush()
-        lines = [read(self.folder / name) for name in ("agencies.jsonl", "devices.jsonl")]
-        return reconcile(*lines, dump(self.gateway.store))
+        agencies, devices = read(self.folder / "agencies.jsonl"), read(self.folder / "devices.jsonl")
+        return reconcile(agencies, devices, dump(self.gateway.store))
 
     def integrity(self) -> str:
         """What SQLite itself finds wrong with the file: "ok"."""

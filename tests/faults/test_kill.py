@@ -19,7 +19,7 @@ async def test_ten_kills_a_freeze_and_a_restart_under_load(tmp_path: Path) -> No
     async with asyncio.timeout(300), trial(tmp_path, seed) as one:
         rng, gateway = one.rng, one.gateway
         await one.open_offices(["fns", "sfr", "gibdd", "mchs"], ACCOUNTS)
-        await one.gateway.start()
+        await gateway.start()
         await one.hand_out(ACCOUNTS, DEVICES)
         one.publish()
         for number in range(KILLS):
