@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         default="memory://",
         description="URL of the bus between gateways. `memory://` reaches one process only. Redis 7 or newer:"
         " `redis://host:port`, `redis+sentinel://host:port,host:port/SERVICE` or `redis+cluster://host:port,host:port`;"
-        " with `rediss` by TLS. User, password and options: README.md, Redis.",
+        " with `rediss` by TLS. User, password and options: [README.md](README.md#redis).",
     )
     host: Annotated[str, AfterValidator(_host)] = Field(
         default="127.0.0.1",

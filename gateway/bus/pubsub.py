@@ -63,6 +63,11 @@ class PubSub:
         """Why nothing can be confirmed there now."""
         return link.down if link is not None else None
 
+    def _owe_gap(self, link: Link | None) -> None:
+        """A subscription was given up: a gap is to be told when it is there at last."""
+        if link is not None:
+            link.gap_owed = True
+
     # Publishing
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -121,8 +126,7 @@ class PubSub:
             del self._subscribing[future]
             if not future.done() or future.cancelled() or future.exception():
                 for link in links:
-                    if link is not None:
-                        link.gap_owed = True
+                    self._owe_gap(link)
                 self.channels.forget(channels, waiter)
 
     # What links say

@@ -143,6 +143,30 @@ async def test_wrong_password_is_said_and_never_shown(tmp_path: Path, capfd: pyt
     assert "secretword" not in "".join(capfd.readouterr())
 
 
+RIGHTS = "resetchannels &vestnik* -@all +auth +client|setname"
+FORMS = [
+    ("redis", {}, "+publish +subscribe +unsubscribe"),
+    ("redis+cluster", {"cluster_enabled": "yes"}, "+spublish +ssubscribe +sunsubscribe +cluster|info +cluster|slots"),
+]
+
+
+@pytest.mark.parametrize(("scheme", "options", "commands"), FORMS)
+async def test_the_rights_that_the_readme_names_are_enough(
+    tmp_path: Path, ear: Ear, scheme: str, options: dict[str, str], commands: str
+) -> None:
+    options |= {"cluster_port": str(free_port())} if options else {}
+    with RedisServer(tmp_path, **options) as server:
+        with admin(server) as redis:
+            redis.execute_command("ACL", "SETUSER", "vestnik", "on", ">word", *RIGHTS.split(), *commands.split())
+            if options:
+                redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        async with opened(f"{scheme}://vestnik:word@127.0.0.1:{server.port}", ear) as bus:
+            await bus.subscribe(FEEDS)
+            await bus.unsubscribe(["account:1"])
+            await bus.subscribe(["account:1"])
+            await whole_again(bus, ear, ear.gaps - 1)
+
+
 async def test_a_port_that_is_not_redis(ear: Ear) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

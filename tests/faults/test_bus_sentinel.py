@@ -11,7 +11,7 @@ from gateway.bus import Bus, open_bus
 from gateway.errors import BusUnavailable
 from tests.contracts.test_bus import Ear, message
 from tests.faults.buses import Witness, opened, pair, unhealthy
-from tests.redis_sentinels import RedisSentinels
+from tests.redis_sentinels import RedisSentinels, Sentinel
 from tests.redis_server import RedisServer
 
 PATIENCE_S = 15.0
@@ -68,6 +68,20 @@ async def test_planned_failover(sentinels: RedisSentinels) -> None:
         await witness.until(lambda: witness.gaps > gaps)
 
     await pair(sentinels.url, fault, flows_s=3.0, told_s=3.0)
+
+
+async def test_a_sentinel_that_was_cut_off_is_outbid(sentinels: RedisSentinels, tmp_path: Path) -> None:
+    """It knows of no election and names a server that is a primary, but not ours any more."""
+    old = sentinels.primary()
+    await asyncio.to_thread(sentinels.failover)
+    await elsewhere(sentinels, old)
+    with RedisServer(tmp_path) as lonely, Sentinel(tmp_path, lonely.port, 1) as behind:
+        url = sentinels.url.replace("redis+sentinel://", f"redis+sentinel://127.0.0.1:{behind.port},")
+        ear = Ear()
+        async with opened(url, ear) as bus, opened(sentinels.url, Ear()) as other:
+            await other.announce(b"hello")
+            await ear.until(lambda: bool(ear.controls))
+            assert bus.healthy
 
 
 async def test_sentinels_hung_and_killed_are_not_missed(sentinels: RedisSentinels) -> None:
