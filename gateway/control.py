@@ -9,12 +9,13 @@ its sessions within 5 s even when the bus is away; a message on the bus only mak
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from gateway.bus.base import Message
-from gateway.errors import BusUnavailable, StoreUnavailable
+from gateway.errors import BusUnavailable, EpochChanged, StoreUnavailable
 from gateway.hub import Hub
 from gateway.logs import get_logger
 from gateway.session import Gate
@@ -33,6 +34,9 @@ class Control:
         self.gate, self.store, self.hub = gate, store, hub
         self._revision = -1
         self._wanted = asyncio.Event()
+        self.ended: Callable[[], None] = lambda: None
+        """What the process does when the store's epoch is another one: it ends, and a new one begins with nothing of
+        the old one in memory."""
 
     # A bus Listener
 
@@ -107,6 +111,12 @@ class Control:
             await woken(self._wanted, self.gate.settings.control_s)
             try:
                 await self.look()
+            except EpochChanged as error:
+                # "An epoch never changes within a session: the gateway closes with 4503 instead."
+                log.error("epoch_changed", error=str(error))
+                self.hub.close_all(4503, "the store was restored")
+                self.ended()
+                await asyncio.sleep(RETRY_S)
             except StoreUnavailable as error:
                 log.warning("look_failed", error=str(error))
                 await asyncio.sleep(RETRY_S)

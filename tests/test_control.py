@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import EpochChanged, StoreUnavailable
 from gateway.store.base import AgencyKey, Revocation
 from tests.kit import Bench, Clock, offsets, token, use_clock
 
@@ -211,3 +211,20 @@ async def test_a_slow_look_does_not_undo_a_later_one(bench: Bench, clock: Clock)
     clock.now -= 1
     refused = await bench.connect("a")
     assert refused.closed == (4410, "revoked")
+
+
+async def test_another_epoch_closes_every_session_and_ends_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phones = [await bench.connect("a"), await bench.connect("b")]
+    ended = asyncio.Event()
+    bench.control.ended = ended.set
+
+    async def changed() -> int:
+        raise EpochChanged("another one")
+
+    monkeypatch.setattr(bench.store, "revision", changed)
+    bench.tasks.append(asyncio.create_task(bench.control.run()))
+    async with asyncio.timeout(5):
+        await ended.wait()
+    assert [phone.closed and phone.closed[0] for phone in phones] == [4503, 4503]

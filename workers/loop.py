@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 
 from gateway.bus import Message, open_bus
-from gateway.errors import ConfigError, VestnikError
+from gateway.errors import ConfigError, EpochChanged, VestnikError
 from gateway.logs import get_logger
 from gateway.metrics import Counts
 from gateway.protocol.backoff import full_jitter
@@ -31,10 +31,13 @@ _random = random.SystemRandom()
 
 async def run(roles: Sequence[Role], stop: asyncio.Event) -> None:
     """Run all roles side by side until `stop` is set; the step that is under way is finished first. Cancelling is
-    safe."""
-    async with asyncio.TaskGroup() as group:
-        for role in roles:
-            group.create_task(keep(role, stop), name=f"worker {role.name}")
+    safe. Raises EpochChanged when the store is another one: whoever watches this process starts the next."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for role in roles:
+                group.create_task(keep(role, stop), name=f"worker {role.name}")
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def keep(role: Role, stop: asyncio.Event, rng: random.Random = _random) -> None:
@@ -47,6 +50,8 @@ async def keep(role: Role, stop: asyncio.Event, rng: random.Random = _random) ->
             if failures:
                 log.info("role_recovered", role=role.name, failures=failures)
                 failures, delays = 0, full_jitter(rng, FIRST_RETRY_S, LONGEST_RETRY_S)
+        except EpochChanged:
+            raise
         except Exception as error:
             failures += 1
             pause_s = next(delays)

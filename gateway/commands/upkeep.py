@@ -197,7 +197,7 @@ def restore(file: str | None, new_epoch: bool, yes: bool, as_json: bool, **given
         _renew(settings, file, new_epoch, as_json)
         return
     if file is None:
-        raise Refusal("Name the file of the backup.")
+        raise click.UsageError("Missing argument 'FILE'.")
     path = Path(file).absolute()
     if not path.is_file():
         raise Refusal(f"{path} is no file.")

@@ -6,10 +6,12 @@ when the fault is over, the store goes on. What the store promises otherwise is 
 """
 
 import asyncio
+import os
 import random
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -501,6 +503,33 @@ async def test_a_standby_is_no_store_and_its_promotion_is_another_life(
             assert result.starts[0].reason == "epoch"
             # Those who were sure that it lacked nothing see the epoch of those who were not.
             await ended(trusting)
+
+
+async def test_a_gateway_ends_when_the_store_is_another_one(own: PostgresqlServer, tmp_path: Path) -> None:
+    name = own.database()
+    where = {"VESTNIK_STORE": own.url(name), "VESTNIK_DATA": str(tmp_path), "VESTNIK_LOG_FORMAT": "json"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", "serve", "--port", "0"),
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | where,
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(30):
+            while b'"listening"' not in (line := await process.stderr.readline()):
+                assert line, "it did not start"
+        own.sql("UPDATE vestnik.meta SET epoch = 'another'", name)
+        own.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'vestnik'")
+        async with asyncio.timeout(20):
+            said = (await process.stderr.read()).decode()
+            assert await process.wait() == 1, "whoever watches it starts the next"
+        assert "epoch_changed" in said
+        assert '"stopped"' in said
+        assert PASSWORD not in said
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def ended(store: PostgresqlStore) -> None:

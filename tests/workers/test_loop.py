@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import BusUnavailable, ConfigError
+from gateway.errors import BusUnavailable, ConfigError, EpochChanged
 from gateway.settings import load
 from workers.loop import keep, main, run
 from workers.roles import ROLES
@@ -41,6 +41,15 @@ async def test_failures_end_no_role() -> None:
     async with asyncio.timeout(5):
         await keep(role, stop, Shortest())
     assert role.done == 6
+
+
+async def test_another_epoch_ends_all_of_them() -> None:
+    stop = asyncio.Event()
+    other = Steps(stop, *[True] * 1_000_000)
+    with pytest.raises(EpochChanged):
+        async with asyncio.timeout(5):
+            await run([Steps(stop, True, EpochChanged("another one")), other], stop)
+    assert not stop.is_set()
 
 
 async def test_one_role_failing_leaves_the_others_alone() -> None:
