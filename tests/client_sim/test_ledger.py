@@ -158,7 +158,7 @@ class World:
             return
         rng, account = self.rng, phone.feeds[0]
         fresh = account not in phone.kept
-        resume = {feed: {"epoch": epoch, "offset": offset} for feed, (epoch, offset) in phone.kept.items()}
+        resume: Line = {feed: {"epoch": epoch, "offset": offset} for feed, (epoch, offset) in phone.kept.items()}
         if not phone.resumes:
             resume = {}
         hello: Line = {"feeds": [PUBLIC], "mode": "full", **({"resume": resume} if resume else {})}
