@@ -80,8 +80,10 @@ def reconcile(
     """Judge the journals. Each is read once, in this order: agencies, dump, devices. Pure.
 
     `saved_after_s`: an ack older than this when its connection ended is in the stored cursor (the contract saves within
-    1 s; the rest is for the way and the disk). Raises ValueError for a line that is none. An id that was accepted with one
-    content before a restore and with another after it counts as a conflict: agencies under trial do not do that.
+    1 s; the rest is for the way and the disk). Raises ValueError for a line that is none.
+
+    An id that was accepted with one content before a restore and with another after it counts as a conflict: agencies
+    under trial do not do that.
     """
     ledger = _Ledger(saved_after_s)
     for lines, take in ((agencies, ledger.agency), (dump or (), ledger.stored), (devices, ledger.device)):
