@@ -8,7 +8,6 @@ when the commit is on disk. Requests that come together are committed together (
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from email.message import Message
@@ -33,7 +32,6 @@ WAITING_BYTES = 64 << 20  # of bodies whose events wait for a commit: memory whi
 INLINE_BYTES = 65_536  # a longer body is read on a thread: a full batch takes 40 ms, one made to hurt over a second
 MAX_RECEIPTS = 100  # ids of one request: bounds one trip to the store
 READERS = 2  # such threads at once, one an agency: they share the interpreter with the loop
-TURN_S = 0.001  # how long such a thread keeps the interpreter when the loop wants it
 SLICE = 50  # events put into words before the loop gets its turn
 
 
@@ -57,7 +55,6 @@ class Intake:
         self.waiting_bytes = 0
         self._readers = asyncio.Semaphore(READERS)
         self._reading: dict[str, asyncio.Lock] = {}  # by agency: who sends what takes long waits for itself
-        self.turns = Turns()
 
     async def close(self) -> None:
         """Let the commits under way finish."""
@@ -122,8 +119,7 @@ class Intake:
         if len(body) <= INLINE_BYTES:
             return events.parse(body, media, agency, original=original)
         async with self._reading.setdefault(agency.code, asyncio.Lock()), self._readers:
-            with self.turns:
-                return await asyncio.to_thread(events.parse, body, media, agency, original=original)
+            return await asyncio.to_thread(events.parse, body, media, agency, original=original)
 
     def _grant(self, code: str, count: int) -> None:
         wait = self.quotas.take(code, time.monotonic(), count)
@@ -182,29 +178,6 @@ class Intake:
         receipts = await self.store.receipts([events.key_of(source, id) for id in ids])
         found = [_receipt(id, receipt) for id, receipt in zip(ids, receipts, strict=True)]
         return Response(orjson.dumps({"results": found}), media_type="application/json")
-
-
-class Turns:
-    """While entered, by one or by many, threads give each other the interpreter every `TURN_S`, not every 5 ms.
-
-    The loop asks for it at each of its steps, so that 5 ms each would make them many; the rest of the time it is better
-    left alone, because the store's thread asks for it too.
-    """
-
-    def __init__(self) -> None:
-        self._entered = 0
-        self._usual_s = 0.0
-
-    def __enter__(self) -> None:
-        if self._entered == 0:
-            self._usual_s = sys.getswitchinterval()
-            sys.setswitchinterval(TURN_S)
-        self._entered += 1
-
-    def __exit__(self, *error: object) -> None:
-        self._entered -= 1
-        if self._entered == 0:
-            sys.setswitchinterval(self._usual_s)
 
 
 async def read_body(request: Request) -> bytes:

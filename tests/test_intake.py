@@ -3,7 +3,6 @@ OpenAPI document by the client's transport."""
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -638,7 +637,6 @@ async def test_what_happened_is_counted(here: Running) -> None:
 
 async def test_large_bodies_are_read_off_the_loop(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """One made to hurt holds nobody: the loop turns while it is read, and another agency's passes it by."""
-    usual_s = sys.getswitchinterval()
     loop = asyncio.get_running_loop()
     hurting = asyncio.Event()
     let_go: asyncio.Future[None] = loop.create_future()
@@ -657,20 +655,8 @@ async def test_large_bodies_are_read_off_the_loop(here: Running, monkeypatch: py
     other = json.dumps(status(source="/agencies/mvd")).encode()
     assert (await here.send(other + padding, code="mvd")).status_code == 202
     assert (await here.send(other, code="mvd")).status_code == 202
-    assert sys.getswitchinterval() == pytest.approx(intake.TURN_S)
     let_go.set_result(None)
     assert [answer.status_code for answer in await asyncio.gather(*posts)] == [202] * 3
-    assert sys.getswitchinterval() == pytest.approx(usual_s)
-
-
-def test_turns_may_overlap() -> None:
-    usual_s = sys.getswitchinterval()
-    turns = intake.Turns()
-    with turns:
-        with turns:
-            pass
-        assert sys.getswitchinterval() == pytest.approx(intake.TURN_S)
-    assert sys.getswitchinterval() == pytest.approx(usual_s)
 
 
 async def _wait(future: asyncio.Future[None]) -> None:
