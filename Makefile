@@ -6,11 +6,14 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help env run test check format bench lock clean packages
+.PHONY: help env run test check format bench bench-compare profile lock clean packages
 
 PYTHON := .venv/bin/python
 # `make test ARGS=tests/test_docs.py`, `make run ARGS='--seconds 20'`, `make bench ARGS=…`
 ARGS :=
+# `make bench-compare BASE=main~3`, `make profile SCENARIO=public_notice`
+BASE :=
+SCENARIO :=
 
 # install WHAT PACKAGE…: Debian packages where this user may install them, otherwise one sentence with the command.
 define FUNCTIONS
@@ -31,7 +34,7 @@ install() {
 endef
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: .venv/.ready ## the environment in .venv/, from requirements.lock; at once when nothing changed
 
@@ -109,6 +112,14 @@ format: env ## writes the code as `make check` wants it
 
 bench: env ## the benchmark: one table, and JSON in bench-results/
 	@$(PYTHON) -m loadtests.bench $(ARGS)
+
+bench-compare: env ## this tree against BASE=commit by turns: ratios with their spread, and what is noise
+	@[ -n "$(BASE)" ] || { printf 'vestnik: say what to compare with: make bench-compare BASE=main~1\n' >&2; exit 2; }
+	$(PYTHON) -m loadtests.bench.compare $(BASE) $(ARGS)
+
+profile: env ## a flame graph of the gateway under SCENARIO=name (`vestnik-load list`)
+	@[ -n "$(SCENARIO)" ] || { printf 'vestnik: say which: make profile SCENARIO=public_notice\n' >&2; exit 2; }
+	.venv/bin/vestnik-load run $(SCENARIO) --profile gateway $(ARGS)
 
 lock: env ## writes requirements.lock anew from pyproject.toml; ARGS=--upgrade moves every pin
 	@$(PYTHON) -m venv .venv/lock

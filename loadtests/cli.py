@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from client_sim.journal import dump
 from loadtests import report
-from loadtests.bench.processes import Failed, Gateway, cpu_s, rss_bytes
+from loadtests.bench.processes import BIN, Failed, Gateway, cpu_s, family_s, machine_s, rss_bytes
 from loadtests.machine import machine
 from loadtests.run import ABOUT, AGENCIES, DEVICES, GENERATOR
 from loadtests.scenario import Scenario, WrongScenario, load, names
@@ -30,7 +31,8 @@ from loadtests.verdict import Verdict, judge
 BROKEN, WRONG_USE, CANNOT_START, INTERRUPTED = 1, 2, 3, 130
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 KNOWN_AFTER_S = 2.2  # contract, section 6: "a running gateway takes a new agency within 2 s"
-GATEWAY = "gateway.jsonl"
+GATEWAY, OTHERS, FLAME = "gateway.jsonl", "used-by-others", "flame.svg"
+QUIET = 0.1  # of the machine
 err = Console(stderr=True)
 if not err.is_terminal:
     err.width = 120
@@ -81,6 +83,7 @@ def list_() -> None:
 @click.option("--rate", default=1.0, show_default=True, help="So many times the scenario's events.")
 @click.option("--time", "stretch", default=1.0, show_default=True, help="So many times the scenario's seconds.")
 @click.option("--processes", default=1, show_default=True, help="Of the generator, when one core is not enough.")
+@click.option("--profile", type=click.Choice(["gateway", "generator"]), help="Leave a flame graph of it: flame.svg.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on standard output.")
 @click.pass_context
@@ -96,6 +99,7 @@ def run(
     rate: float,
     stretch: float,
     processes: int,
+    profile: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -112,7 +116,15 @@ def run(
         words += ["--processes", str(processes)]
     err.print(f"[bold]{scenario.name}[/]: {scenario.says} ({scenario.seconds:.0f} s)", soft_wrap=True)
     where = ["--data", data, "--tokens", tokens, "--secrets", secrets]
-    rows = asyncio.run(_theirs(host, [*words, *where], out) if host else _ours(scenario, words, out))
+    if profile == "gateway" and host:
+        raise WrongScenario(
+            "The flame graph of a gateway is made of one that is started for the run: leave --host out."
+        )
+    (used, total), ours = machine_s(), family_s()
+    rows = asyncio.run(_locust([*words, *where], host, out, profile) if host else _ours(scenario, words, out, profile))
+    (used_now, total_now), ours_now = machine_s(), family_s()
+    others = max(0.0, (used_now - used) - (ours_now - ours)) / (total_now - total)
+    (out / OTHERS).write_text(f"{others:.3f}\n")
     ctx.exit(_finish(scenario, out, rows, as_json))
 
 
@@ -149,8 +161,11 @@ def _finish(scenario: Scenario, directory: Path, rows: list[dict[str, Any]] | No
         gateway=lines(directory, GATEWAY),
         generator=lines(directory, f"{GENERATOR}-*.jsonl"),
     )
-    report.write(found, scenario, about | {"machine": machine()}, directory)
+    others = float((directory / OTHERS).read_text()) if (directory / OTHERS).exists() else None
+    report.write(found, scenario, about | {"used_by_others": others, "machine": machine()}, directory)
     report.show(found, scenario, err)
+    if others is not None and others > QUIET:
+        err.print(f"Others used {others:.0%} of the machine meanwhile: times are too long", style="yellow")
     err.print(
         f"{directory}/verdict.html, verdict.json, verdict.csv, locust.html, locust_stats.csv",
         style="dim",
@@ -180,7 +195,7 @@ def lines(directory: Path, pattern: str) -> Iterator[dict[str, Any]]:
 # What runs
 
 
-async def _locust(words: Sequence[str], host: str, out: Path) -> None:
+async def _locust(words: Sequence[str], host: str, out: Path, profile: str | None = None) -> None:
     """Locust to its end. Its own words go to `locust.log`. Raises Failed."""
     command = ["-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, "--loglevel", "WARNING"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LOCUST_", "VESTNIK_"))}
@@ -189,7 +204,8 @@ async def _locust(words: Sequence[str], host: str, out: Path) -> None:
             sys.executable, *command, *words, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=environment
         )
         try:
-            await process.wait()
+            async with _flames(process.pid if profile == "generator" else None, out):
+                await process.wait()
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -199,11 +215,29 @@ async def _locust(words: Sequence[str], host: str, out: Path) -> None:
         raise Failed(f"Locust did not start: {(out / 'locust.log').read_text(errors='replace')[-800:]}")
 
 
-async def _theirs(host: str, words: Sequence[str], out: Path) -> None:
-    await _locust(words, host, out)
+@contextlib.asynccontextmanager
+async def _flames(pid: int | None, out: Path) -> AsyncIterator[None]:
+    """A flame graph of a process over the block. py-spy reads it from outside; where it may not, it says so."""
+    if pid is None:
+        yield
+        return
+    command = ["record", "--pid", str(pid), "--output", str(out / FLAME), "--rate", "200", "--nonblocking"]
+    with (out / "py-spy.log").open("wb") as log:
+        spy = await asyncio.create_subprocess_exec(BIN / "py-spy", *command, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            if spy.returncode is None:
+                spy.send_signal(signal.SIGINT)
+                await asyncio.wait_for(spy.wait(), 30)
+    if (out / FLAME).exists():
+        err.print(f"{out / FLAME}", style="dim", soft_wrap=True)
+    else:
+        said = (out / "py-spy.log").read_text(errors="replace").strip().splitlines()
+        err.print(f"There is no flame graph: {said[-1] if said else 'py-spy said nothing'}", style="bold red")
 
 
-async def _ours(scenario: Scenario, words: Sequence[str], out: Path) -> list[dict[str, Any]]:
+async def _ours(scenario: Scenario, words: Sequence[str], out: Path, profile: str | None) -> list[dict[str, Any]]:
     """On a gateway of our own; the dump of its store."""
     async with Gateway(scenario.gateway) as gateway:
         secrets = gateway.directory / "secrets"
@@ -216,7 +250,9 @@ async def _ours(scenario: Scenario, words: Sequence[str], out: Path) -> list[dic
         await asyncio.sleep(KNOWN_AFTER_S)
         watch = asyncio.create_task(_watch(gateway, scenario, out))
         try:
-            await _locust([*words, "--data", str(gateway.directory)], f"http://127.0.0.1:{gateway.port}", out)
+            url = f"http://127.0.0.1:{gateway.port}"
+            async with _flames(gateway.pid if profile == "gateway" else None, out):
+                await _locust([*words, "--data", str(gateway.directory)], url, out, profile)
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -26,26 +26,23 @@ class Schedule:
     def __init__(self, posts: Posts, number: int, agencies: int):
         self.posts, self._number, self._agencies = posts, number, agencies
         self._due: list[float] = []
-        self._at, self._count = 0.0, 0.0
+        self._at = self._level = 0.0
 
     def due(self, now: float) -> int:
-        """How many events wait at `now` (seconds of the scenario)."""
-        count = max(self._count, (self.posts.rate.area(now) - self._number) / self._agencies)
-        first = int(self._count) + (1 if self._count > 0 else 0)
-        last = int(count) if count > 0 else -1
-        width = count - self._count
-        for index in range(first, last + 1):
-            share = (index - self._count) / width if width else 1.0
+        """How many events wait at `now` (seconds of the scenario). Those of one interval lie evenly in it."""
+        ahead = self._agencies - self._number - 1
+        level = max(self._level, (self.posts.rate.area(now) + ahead) / self._agencies)
+        for whole in range(int(self._level) + 1, int(level) + 1):
+            share = (whole - self._level) / (level - self._level)
             self._due.append(self._at + share * (now - self._at))
-        if last >= 0:
-            self._count = max(count, 1e-9)
-        self._at = now
+        self._at, self._level = now, level
         return len(self._due)
 
     def take(self, now: float) -> list[float]:
         """The moments of the events that should be posted now: a whole batch, or what has waited long enough."""
-        waited = bool(self._due) and now - self._due[0] >= GATHER_S
-        if self.due(now) < self.posts.batch and not waited:
+        if not self.due(now):
+            return []
+        if len(self._due) < self.posts.batch and now - self._due[0] < GATHER_S:
             return []
         taken, self._due = self._due[: self.posts.batch], self._due[self.posts.batch :]
         return taken

@@ -39,6 +39,8 @@ def show(verdict: Verdict, scenario: Scenario, console: Console) -> None:
         console.print(f"{mark} {bound.words}: {_number(bound.found)}", highlight=False)
     if verdict.limit is not None:
         console.print(_limit(verdict), highlight=False)
+    if verdict.measures["unposted"]:
+        console.print(_unposted(verdict), style="yellow", highlight=False)
     console.print(
         str(verdict.ledger), style="green" if verdict.ledger.ok else "bold red", markup=False, highlight=False
     )
@@ -70,6 +72,7 @@ def page(verdict: Verdict, scenario: Scenario, about: dict[str, Any]) -> str:
         for one in verdict.bounds
     )
     lines = [_limit(verdict)] if verdict.limit else []
+    lines += [_unposted(verdict)] if verdict.measures["unposted"] else []
     lines += [*str(verdict.ledger).splitlines(), _core(verdict)]
     told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     facts = html.escape(", ".join(f"{name}: {value}" for name, value in about.items()))
@@ -86,6 +89,12 @@ def page(verdict: Verdict, scenario: Scenario, about: dict[str, Any]) -> str:
 
 def _word(verdict: Verdict) -> str:
     return "everybody got everything, within the bounds" if verdict.ok else "broken"
+
+
+def _unposted(verdict: Verdict) -> str:
+    return (
+        f"{_number(verdict.measures['unposted'])} events were due and never posted: the agencies' answers took too long"
+    )
 
 
 def _core(verdict: Verdict) -> str:

@@ -106,16 +106,6 @@ class Curve:
         a, left = self.points[index - 1]
         return self._area[index - 1] + (now - a) * (left + self.at(now)) / 2
 
-    def when(self, area: float, until: float) -> float:
-        """The first moment up to `until` at which the integral is `area`; `until` when it is less. Bisection."""
-        low, high = 0.0, until
-        if self.area(high) < area:
-            return until
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.area(middle) < area else (low, middle)
-        return high
-
     def scaled(self, times: float = 1.0, values: float = 1.0) -> "Curve":
         return Curve([(at * times, value * values) for at, value in self.points])
 
@@ -193,12 +183,17 @@ class Scenario:
         return self.busy + self.settle
 
     def scaled(self, *, phones: float = 1.0, rate: float = 1.0, time: float = 1.0) -> "Scenario":
-        """The same story with more people, more events, or more time. Bounds stay, but for counts."""
+        """The same story with more people, more events, or more time. Bounds stay, but for counts at least."""
+        more = {"accepted": rate * time, "delivered": rate * time, "sessions": phones * time}
         return replace(
             self,
             phones=self.phones.scaled(time, phones),
             posts=[replace(one, rate=one.rate.scaled(time, rate)) for one in self.posts],
             faults=[replace(one, at=one.at * time) for one in self.faults],
+            bounds=[
+                one if one.least is None else replace(one, least=one.least * more.get(one.what, 1.0))
+                for one in self.bounds
+            ],
             windows={name: (a * time, b * time) for name, (a, b) in self.windows.items()},
         )
 

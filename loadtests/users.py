@@ -28,7 +28,9 @@ from loadtests.scenario import HABITS, Habit
 SNAPSHOTS = 8  # connections for snapshots of one process
 SMALL_BUFFER = 4096  # of a slow phone, so that what it does not read stays with the gateway
 RETRY_S = 0.5
+POSTING_SHARE = 0.4  # of the quiet at the end: what is late may still be posted, the rest is for it to arrive
 TICK_S = 0.01  # of an agency
+LONG_S = 1e6
 
 
 class Vestnik(User):
@@ -259,12 +261,13 @@ class AgencyUser(Vestnik):
                 agencies = max(1, self.fixed_count)
                 self.streams.spawn(self._stream, Schedule(posts, self.number % agencies, agencies))
             self.streams.join()
+            gevent.sleep(LONG_S)  # until Locust ends it
         finally:
             self.streams.kill()
 
     def _stream(self, schedule: Schedule) -> None:
         run, http, posts = self.shared, Http(self.where), schedule.posts
-        while True:
+        while run.now() < run.busy + run.scenario.settle * POSTING_SHARE:
             now = min(run.now(), run.busy)
             taken = schedule.take(now) if run.accounts or posts.public else []
             if not taken:
@@ -276,6 +279,8 @@ class AgencyUser(Vestnik):
             ]
             while not self._send(http, posts.priority, events):
                 pass
+        if due := schedule.due(run.busy):
+            run.agencies.note({"t": "unposted", "events": due, "type": posts.type})
 
     def _account(self) -> str:
         accounts = self.shared.accounts

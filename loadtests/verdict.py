@@ -19,7 +19,7 @@ from loadtests.scenario import PRIORITIES, Bound, Limit, Scenario
 Record = Mapping[str, Any]
 ORDER: Final = ("urgent", "high", "normal", "bulk")
 FULL_CORE: Final = 0.9  # of a generator: from here on it measures itself
-COUNTS: Final = ("accepted", "refused", "unanswered", "delivered", "lost", "repeated", "reordered")
+COUNTS: Final = ("accepted", "refused", "unanswered", "unposted", "delivered", "lost", "repeated", "reordered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,8 @@ class Measures:
                 self._answer(line)
             elif kind == "unanswered":
                 self.counts["unanswered", ""] += line["events"]
+            elif kind == "unposted":
+                self.counts["unposted", ""] += line["events"]
             yield line
 
     def _answer(self, line: Record) -> None:
@@ -314,7 +316,7 @@ def judge(
         priorities,
         [measures.check(bound) for bound in scenario.bounds],
         _reached(measures) if scenario.limit is not None else None,
-        {name: measures.find(name) for name in (*told, "unanswered", "memory_growth_mb", "files_growth")},
+        {name: measures.find(name) for name in (*told, "unanswered", "unposted", "memory_growth_mb", "files_growth")},
         max(measures.cores.values(), default=0.0),
     )
 

@@ -15,6 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from loadtests.bench import history
 from loadtests.bench.cases import CASES, FULL, QUICK, Row, Scale
 from loadtests.bench.phones import Broken
 from loadtests.bench.processes import Failed, family_s, machine_s
@@ -48,6 +49,7 @@ def main(quick: bool, path: Path | None, names: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     about |= {"quick": quick, "seconds": round(seconds, 1), "used_by_others": others}
     path.write_text(json.dumps(about | document(results, failures), indent=2, ensure_ascii=False) + "\n")
+    history.append(Path("bench-results"), about, results)
     err.print(f"{seconds:.0f} s; {path}", style="dim")
     for name, why in failures.items():
         err.print(f"{name} could not be measured: {why}", style="bold red", markup=False)

@@ -62,10 +62,22 @@ def family_s() -> float:
     return mine + sum(cpu_s(int(child)) for child in children)
 
 
+def of_tree() -> dict[str, str]:
+    """`BENCH_TREE` names another checkout: the gateway of that is measured, by the generator of this."""
+    tree = os.environ.get("BENCH_TREE")
+    return {"PYTHONPATH": tree} if tree else {}
+
+
 class Server:
     """A server process on a free port, with its own empty directory; gone at the end of the `with` block."""
 
-    def __init__(self, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        settings: Mapping[str, str] | None = None,
+        more: Mapping[str, str] | None = None,
+    ):
         self.name = name
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="vestnik-bench-"))
@@ -73,6 +85,7 @@ class Server:
         text = {"{port}": str(self.port), "{dir}": str(self.directory)}
         self._command = [text.get(word, word) for word in command]
         self._environ = _environ() | {f"VESTNIK_{key.upper()}": value for key, value in (settings or {}).items()}
+        self._environ.update(more or {})
         self._start()
 
     def _start(self) -> None:
@@ -156,7 +169,7 @@ class Gateway(Server):
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         command = [str(BIN / "vestnik"), "serve", "--host", "127.0.0.1", "--port", "{port}", "--data", "{dir}"]
-        super().__init__("the gateway", command, settings)
+        super().__init__("the gateway", command, settings, of_tree())
         self._minted = 0
 
     async def command(self, *words: str) -> str:
@@ -167,7 +180,7 @@ class Gateway(Server):
             cwd=self.directory,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=_environ() | {"VESTNIK_DATA": str(self.directory)},
+            env=self._environ | {"VESTNIK_DATA": str(self.directory)},
         )
         out, err = await process.communicate()
         if process.returncode:

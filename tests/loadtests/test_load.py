@@ -1,0 +1,98 @@
+"""The whole way, for real: a gateway, Locust, journals, a verdict; and plain Locust with its options."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+SMALL = """
+says = "A few phones, one of each habit, a cut of the line and a kill."
+agencies = 2
+settle = 10
+[phones]
+curve = [[0, 20], [4, 20]]
+mix = {steady = 2, flaky = 1, slow = 1, anxious = 1}
+following = 1.0
+[[posts]]
+type = "gov.status.changed"
+rate = [[1, 40], [4, 40]]
+batch = 4
+[[posts]]
+type = "gov.notice.published"
+rate = [[1, 2], [4, 2]]
+[[faults]]
+at = 2
+name = "drop"
+within = 0.3
+[[faults]]
+at = 3
+name = "kill"
+[[bounds]]
+what = "lost"
+most = 0
+[[bounds]]
+what = "reordered"
+most = 0
+[[bounds]]
+what = "accepted"
+least = 90
+[[bounds]]
+what = "sessions"
+least = 35
+"""
+
+
+def load(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "vestnik-load", *words], capture_output=True, text=True, timeout=90, check=False)
+
+
+def test_a_scenario_to_its_verdict_and_back(tmp_path: Path) -> None:
+    file, out = tmp_path / "small.toml", tmp_path / "out"
+    file.write_text(SMALL)
+    ran = load("run", str(file), "--out", str(out), "--json")
+    assert ran.returncode == 0, ran.stderr + (out / "locust.log").read_text()[-3000:]
+    verdict = json.loads(ran.stdout)
+    assert verdict["ok"] is True
+    assert verdict["priorities"]["high"]["delivered"] >= verdict["priorities"]["high"]["accepted"] >= 80
+    assert verdict["looked_at"]["rows"] == verdict["looked_at"]["accepted"]
+    for name in ("verdict.html", "verdict.csv", "verdict.json", "locust.html", "locust_stats.csv"):
+        assert (out / name).stat().st_size > 0
+    rows = (out / "locust_stats.csv").read_text()
+    for row in ("connect", "hello to welcome", "replay to live", "deliver from the act", "deliver from the commit"):
+        assert f"WS,{row}" in rows
+    for row in ("WS,ack", "WS,reconnect and catch up", "GET,/v1/snapshot", 'POST,"POST high, batches"'):
+        assert row in rows
+
+    again = load("verdict", str(out))
+    assert again.returncode in (0, 1), again.stderr  # without the store's dump
+
+    [journal] = out.glob("devices-*.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"t":"keep"' in line]
+    journal.write_text("".join(line for line in lines if line != kept[-1]))
+    broken = load("verdict", str(out))
+    assert broken.returncode == 1
+    assert "lost" in broken.stderr
+
+
+def test_what_cannot_be_is_a_sentence(tmp_path: Path) -> None:
+    assert "There is no scenario" in load("run", "nothing").stderr
+    (tmp_path / "agencies-x.jsonl").write_text("")
+    used = load("run", "soak", "--out", str(tmp_path))
+    assert (used.returncode, "another run" in used.stderr) == (2, True)
+    missing = load("run", "soak", "--host", "http://127.0.0.1:9", "--data", str(tmp_path), "--out", str(tmp_path / "o"))
+    assert missing.returncode == 3
+    assert "There is no token key" in missing.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-f", "loadtests/locustfile.py", "--list"]])
+def test_plain_locust_reads_the_file(words: list[str]) -> None:
+    root = Path(__file__).parents[2]
+    ran = subprocess.run([BIN / "locust", *words], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    if "--list" in words:
+        for user in ("SteadyPhone", "FlakyPhone", "SlowPhone", "AnxiousPhone", "AgencyUser"):
+            assert user in ran.stdout
