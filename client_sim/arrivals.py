@@ -12,6 +12,7 @@ from client_sim.agencies import Act, fines, payouts
 class Arrival(NamedTuple):
     at: float  # seconds since the start
     events: int  # made and posted at that moment
+    wave: bool = False  # what the pattern is about; else what happens every day
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,10 @@ def _burst(rng: Random, rate: float, seconds: float) -> Iterator[Arrival]:
 
 
 def _wave(rng: Random, rate: float, seconds: float) -> Iterator[Arrival]:
-    """A tenth of the rate all day, and in the second quarter a wave with all the rest, in posts of a hundred."""
-    posts = math.ceil(rate * seconds * 0.9 / 100)
-    wave = [Arrival(seconds * (0.25 + 0.25 * number / posts), 100) for number in range(posts)]
+    """A tenth of the rate all day, and in the second quarter a wave with all the rest, in posts of up to a hundred."""
+    whole = math.ceil(rate * seconds * 0.9)
+    starts = range(0, whole, 100)
+    wave = [Arrival(seconds * (0.25 + 0.25 * at / whole), min(100, whole - at), True) for at in starts]
     yield from sorted([*wave, *_steady(rng, max(rate / 10, 0.1), seconds)])
 
 

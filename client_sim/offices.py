@@ -122,7 +122,7 @@ class Offices:
     def _happen(self, pattern: Pattern, arrival: Arrival) -> None:
         office = self.offices.get(pattern.agency or "")
         now = time.time()
-        if pattern.act is not None and office is not None and arrival.events >= BATCH:
+        if arrival.wave and pattern.act is not None and office is not None:
             accounts = itertools.islice(self._wave, arrival.events)
             return office.happen([pattern.act(office.desk, now, account) for account in accounts])
         office = self.rng.choices(list(self.offices.values()), self._weights)[0]
