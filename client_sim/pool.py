@@ -35,7 +35,7 @@ class Pool:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     return await self._exchange(request)
-            except (OSError, TimeoutError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            except (OSError, TimeoutError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
                 raise Unanswered(f"no answer to GET {path}: {error!r}") from None
 
     async def close(self) -> None:

@@ -39,6 +39,7 @@ class Proxy:
         self._loop: asyncio.AbstractEventLoop
         self._opening: set[asyncio.Task[None]] = set()
         self._stalled = False
+        self._silent: dict[_Link, asyncio.TimerHandle] = {}  # ended, and nobody was told
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -56,6 +57,9 @@ class Proxy:
             task.cancel()
         for link in list(self.links):
             link.end("close")
+        for link, timer in list(self._silent.items()):
+            timer.cancel()
+            self._forget(link)
         await asyncio.sleep(0)
 
     def cut(self, how: How, share: float = 1.0) -> int:
@@ -86,6 +90,14 @@ class Proxy:
                 link.end(self.network.cut)
                 self.cuts += 1
         self._ticking = self._loop.call_later(TICK_S, self._tick)
+
+    def _hold(self, link: "_Link") -> None:
+        self._silent[link] = self._loop.call_later(HELD_S, self._forget, link)
+
+    def _forget(self, link: "_Link") -> None:
+        del self._silent[link]
+        link.near.drop(True)
+        link.far.drop(True)
 
     def _open(self, link: "_Link") -> None:
         task = self._loop.create_task(self._reach(link))
@@ -232,8 +244,4 @@ class _Link:
             if end.transport is not None:
                 end.transport.pause_reading()
             end.full = True
-        self.loop.call_later(HELD_S, self._drop)
-
-    def _drop(self) -> None:
-        self.near.drop(True)
-        self.far.drop(True)
+        self.proxy._hold(self)
