@@ -22,7 +22,7 @@ from gateway.errors import Problem
 from gateway.settings import Settings
 from gateway.tokens import LocalKey
 
-PAGES: Final = {"/": "index.html"}
+PAGES: Final = {"/": "index.html", "/favicon.ico": "icon.svg"}
 TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

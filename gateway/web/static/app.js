@@ -88,11 +88,11 @@ async function begin() {
 }
 
 async function leave() {
-  const [going, device] = [client, await client.keeper.device()];
+  const [going, device, given] = [client, await client.keeper.device(), await token()];
   client = null;
   localStorage.removeItem("account");
   await going.stop();
-  await ask(`/v1/devices/${device}`, { method: "DELETE" }, (await going.options?.token?.()) ?? "").catch(() => {});
+  await ask(`/v1/devices/${device}`, { method: "DELETE" }, given).catch(() => {});
   await going.keeper.clear().catch(() => {});
   await begin();
 }
@@ -117,7 +117,7 @@ async function arrived(feed, events) {
   await reload();
   const [, event] = events.at(-1);
   const said = line(event);
-  at("announce").textContent = [said.agency, said.label, said.status && statusName(said.status)].filter(Boolean).join(", ");
+  at("announce").textContent = [said.agency, said.label, said.status && statusName(said.status, said.type)].filter(Boolean).join(", ");
 }
 
 function heard(message) {
@@ -242,13 +242,13 @@ function drawSignIn() {
 
 // Cards
 
-const pill = (status) => status && h("span", { class: `pill ${tone(status)}` }, statusName(status));
+const pill = ({ status, type }) => status && h("span", { class: `pill ${tone(status)}` }, statusName(status, type));
 
 function makeCard(item) {
   const said = card(item);
   return h("li", { class: "card" },
     h("div", { class: "over" }, h("span", {}, agencyName(said.agency)), said.number && h("span", {}, `${words.number} ${said.number}`)),
-    h("h2", {}, said.title), pill(said.status), said.sum && h("p", { class: "sum" }, said.sum),
+    h("h2", {}, said.title), pill(said), said.sum && h("p", { class: "sum" }, said.sum),
     said.text && h("p", {}, said.text),
     said.url && h("p", {}, h("a", { href: said.url, rel: "noreferrer", target: "_blank" }, said.url)),
     said.lines.length > 0 && h("dl", { class: "fields" }, said.lines.map(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "string" ? value : JSON.stringify(value))])),
@@ -298,7 +298,7 @@ function makeRow(offset, event, fresh) {
   const when = event?.recordedtime ?? event?.time;
   return h("li", { class: `row${fresh ? " unread" : ""}${said.urgent ? " urgent" : ""}`, "data-offset": offset },
     h("span", { class: "mark" }, fresh && h("span", { class: "unseen" }, words.unread)),
-    h("div", {}, h("h2", {}, said.label), h("p", {}, [said.agency, said.text].filter(Boolean).join(" · ")), pill(said.status)),
+    h("div", {}, h("h2", {}, said.label), h("p", {}, [said.agency, said.text].filter(Boolean).join(" · ")), pill(said)),
     when && h("time", { datetime: when }, moment(when)));
 }
 

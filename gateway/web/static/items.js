@@ -18,7 +18,7 @@ export function sectionOf(agency) {
 export function card(item) {
   const more = item.data ?? item;
   const status = more.status ?? item.status;
-  const said = { agency: item.agency, updated: item.updated, status, title: item.title ?? item.service ?? words.types[item.type] ?? item.type, lines: [], why: item.reason?.text ?? more.reason?.text };
+  const said = { type: item.type, agency: item.agency, updated: item.updated, status, title: item.title ?? item.service ?? words.types[item.type] ?? item.type, lines: [], why: item.reason?.text ?? more.reason?.text };
   switch (item.type) {
     case "gov.status.changed":
       said.title = item.title ?? item.service;
@@ -37,7 +37,7 @@ export function card(item) {
       said.number = more.number;
       said.sum = roubles(more.amount);
       said.deadline = ["issued", "overdue"].includes(status) ? (more.discount_until ?? more.deadline) : undefined;
-      if (more.date) said.lines.push([statusName(status), day(more.date)]);
+      if (more.date) said.lines.push([statusName(status, item.type), day(more.date)]);
       break;
     default:
       said.text = item.text ?? more.text;
@@ -51,7 +51,7 @@ export function line(event) {
   if (event === null) return { agency: "", label: words.erased, text: "", tone: "calm" };
   const { data = {}, type } = event;
   const code = String(event.source).replace("/agencies/", "");
-  const said = { agency: agencyName(code), code, label: data.title ?? words.types[type] ?? type, text: data.text ?? "", tone: tone(data.status), status: data.status };
+  const said = { agency: agencyName(code), code, label: data.title ?? words.types[type] ?? type, text: data.text ?? "", tone: tone(data.status), status: data.status, type };
   switch (type) {
     case "gov.status.changed":
       said.label = data.title ?? data.service;

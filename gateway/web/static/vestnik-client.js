@@ -733,8 +733,7 @@ class Session {
 			case "live":
 				if (feed)
 					feed.live = true;
-				if (device.state.name === "catching-up" && [...this.feeds.values()].every((one) => one.live))
-					device.tell({ name: "live" });
+				this.settle();
 				this.aside(() => device.report());
 				return;
 			case "seen":
@@ -763,6 +762,11 @@ class Session {
 				break;
 		}
 		device.options.tell("message", message);
+	}
+	settle() {
+		const whole = [...this.feeds.values()].every((feed) => feed.live && !feed.loading);
+		if (whole && !this.ended && this.device.state.name === "catching-up")
+			this.device.tell({ name: "live" });
 	}
 	async begin(item, fresh) {
 		const { keeper } = this.device.options;
@@ -834,6 +838,7 @@ class Session {
 					await keeper.replace(feed.name, position, snapshot, recent);
 					tell("snapshot", { feed: feed.name });
 					await this.keep(feed, feed.loaded(position.offset));
+					this.settle();
 				});
 				return;
 			}
@@ -865,6 +870,7 @@ class Session {
 			if (fresh.length)
 				this.device.options.tell("events", { feed: feed.name, events: fresh });
 			await this.keep(feed, feed.loaded(end));
+			this.settle();
 		});
 	}
 	async renew() {

@@ -44,6 +44,7 @@ const RU = {
     issued: "Не оплачен", changed: "Изменено", overdue: "Просрочен", paid: "Оплачено",
     assigned: "Назначено", scheduled: "Запланировано", delayed: "Задерживается", stopped: "Прекращено",
   },
+  payoutStatuses: { paid: "Выплачено" },
   types: {
     "gov.status.changed": "Статус заявления", "gov.record.changed": "Сведения изменены", "gov.notice.sent": "Уведомление", "gov.fine.changed": "Штраф",
     "gov.payout.changed": "Пенсия или выплата", "gov.court.decided": "Судебное решение", "gov.code.sent": "Код подтверждения",
@@ -97,6 +98,7 @@ const EN = {
     issued: "Unpaid", changed: "Changed", overdue: "Overdue", paid: "Paid",
     assigned: "Assigned", scheduled: "Scheduled", delayed: "Delayed", stopped: "Stopped",
   },
+  payoutStatuses: {},
   types: {
     "gov.status.changed": "Application status", "gov.record.changed": "Record changed", "gov.notice.sent": "Notice", "gov.fine.changed": "Fine",
     "gov.payout.changed": "Pension or payout", "gov.court.decided": "Court decision", "gov.code.sent": "One-time code",
@@ -118,7 +120,7 @@ export function switchLanguage() {
 }
 
 export const agencyName = (code) => words.agencies[code] ?? code;
-export const statusName = (status) => words.statuses[status] ?? status;
+export const statusName = (status, type) => (type === "gov.payout.changed" && words.payoutStatuses[status]) || (words.statuses[status] ?? status);
 
 export function roubles(kopecks) {
   return new Intl.NumberFormat(language, { style: "currency", currency: "RUB" }).format(kopecks / 100);

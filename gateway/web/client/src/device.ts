@@ -333,7 +333,7 @@ class Session {
         break;
       case "live":
         if (feed) feed.live = true;
-        if (device.state.name === "catching-up" && [...this.feeds.values()].every((one) => one.live)) device.tell({ name: "live" });
+        this.settle();
         this.aside(() => device.report());
         return;
       case "seen":
@@ -361,6 +361,12 @@ class Session {
         break;
     }
     device.options.tell("message", message);
+  }
+
+  /** Is everything here that was missed? */
+  private settle(): void {
+    const whole = [...this.feeds.values()].every((feed) => feed.live && !feed.loading);
+    if (whole && !this.ended && this.device.state.name === "catching-up") this.device.tell({ name: "live" });
   }
 
   /** A feed starts: an item of `welcome.feeds`, or `subscribed`. */
@@ -432,6 +438,7 @@ class Session {
           await keeper.replace(feed.name, position, snapshot, recent);
           tell("snapshot", { feed: feed.name });
           await this.keep(feed, feed.loaded(position.offset));
+          this.settle();
         });
         return;
       }
@@ -461,6 +468,7 @@ class Session {
       await keeper.keep(feed.name, { epoch: feed.epoch, offset: end }, fresh);
       if (fresh.length) this.device.options.tell("events", { feed: feed.name, events: fresh });
       await this.keep(feed, feed.loaded(end));
+      this.settle();
     });
   }
 

@@ -1,0 +1,50 @@
+// A device on Node, told what to do by lines of JSON on standard input; what happens to it are lines on standard output.
+//
+//     node device.mjs MODULES CLIENT '{"address": …, "token": …, "subprotocol": …, "feeds": […]}'
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [modules, built, given] = process.argv.slice(2);
+const { WebSocket } = createRequire(join(modules, "package.json"))("ws");
+const { MemoryKeeper, Vestnik } = await import(pathToFileURL(built));
+
+const options = JSON.parse(given);
+const say = (kind, what) => process.stdout.write(`${JSON.stringify({ kind, what })}\n`);
+let token = options.token;
+
+class Told extends MemoryKeeper {
+  async keep(feed, position, events) {
+    await super.keep(feed, position, events);
+    for (const [offset, event] of events) say("kept", { feed, offset, id: event?.id ?? null });
+  }
+  async replace(feed, position, snapshot, recent) {
+    await super.replace(feed, position, snapshot, recent);
+    say("replaced", { feed, position, applications: snapshot.applications.length });
+  }
+}
+
+const keeper = new Told(options.device);
+for (const [feed, position] of Object.entries(options.positions ?? {})) await MemoryKeeper.prototype.keep.call(keeper, feed, position, []);
+const client = new Vestnik({ ...options, keeper, WebSocket, token: () => { say("asked", {}); return token; }, tap: (way, message) => say(way, message) });
+client.on("state", (state) => say("state", state));
+
+const commands = {
+  start: () => client.start(),
+  stop: () => client.stop(),
+  retry: () => client.retry(),
+  token: (next) => { token = next; },
+  send: ([t, fields]) => client.send(t, fields),
+  seen: ([feed, offsets]) => client.seen(feed, offsets),
+  subscribe: (feed) => client.subscribe(feed),
+  positions: async () => say("positions", await keeper.positions()),
+  snapshot: async () => say("snapshot", await keeper.snapshot()),
+};
+for await (const text of createInterface({ input: process.stdin })) {
+  const [name, what] = JSON.parse(text);
+  await commands[name](what);
+  say("did", name);
+}
+await client.stop();
+process.exit(0);

@@ -1,0 +1,216 @@
+"""`vestnik-client` on Node against a real gateway: what the contract asks of a device, in both subprotocols."""
+
+import gzip
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from client_sim.local import command
+from tests.browser.conftest import CLIENT, Node, World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+BUILT = CLIENT.parent / "static" / "vestnik-client.js"
+BOTH = ("vestnik.v1.json", "vestnik.v1.msgpack")
+
+
+def device(world: World, modules: Path, account: str, **options: object) -> Node:
+    given = {"address": world.address, "token": world.token(account), "device": f"{account}-node"}
+    return Node(modules, **(given | options))
+
+
+async def test_what_is_served_is_what_the_sources_make(modules: Path, tmp_path: Path):
+    subprocess.run(["node", str(CLIENT / "build.mjs"), str(modules), str(tmp_path)], check=True, timeout=60)
+    assert (tmp_path / "vestnik-client.js").read_text() == BUILT.read_text(), "run: npm run build"
+    assert (tmp_path / "vestnik-client.d.ts").read_text() == (CLIENT / "vestnik-client.d.ts").read_text()
+
+
+async def test_it_is_small_and_depends_on_nothing():
+    assert len(gzip.compress(BUILT.read_bytes(), 9)) < 10_000
+    assert not re.search(r"^import |\bimport\(|require\(", BUILT.read_text(), re.MULTILINE)
+    package = json.loads((CLIENT / "package.json").read_text())
+    assert "dependencies" not in package
+    assert all(re.fullmatch(r"[0-9.]+", version) for version in package["devDependencies"].values())
+    assert "resolved" not in (CLIENT / "package-lock.json").read_text()
+
+
+@pytest.mark.parametrize("subprotocol", BOTH)
+async def test_a_new_device_loads_the_snapshot_and_keeps_what_comes(world: World, modules: Path, subprotocol: str):
+    person = world.person()
+    await world.publish(world.status(person, "processing"), world.notice(person))
+    async with device(world, modules, person, subprotocol=subprotocol) as node:
+        await node.tell("start")
+        replaced = await node.until("replaced")
+        assert replaced["position"]["offset"] == 2
+        assert replaced["applications"] == 1
+        await node.live()
+        (hello,) = node.sent("hello")
+        assert hello["fresh"] is True
+        assert "resume" not in hello
+        (offset,) = await world.publish(world.status(person, "approved", text="Ёж 🦔", n=-1234567890123, f=0.5))
+        sent = time.monotonic()
+        assert (await node.until("kept"))["offset"] == offset == 3
+        event = (await _last(node, "event"))["event"]
+        assert event["data"]["text"] == "Ёж 🦔"
+        assert event["data"]["n"] == -1234567890123
+        assert event["data"]["f"] == 0.5
+        ack = await node.until(">", lambda message: message["t"] == "ack" and message["offset"] == 3)
+        assert ack["feed"] == f"account:{person}"
+        assert time.monotonic() - sent < 1.5
+        await node.tell("snapshot")
+        (state,) = (await node.until("snapshot"))["applications"]
+        assert (state["status"], state["offset"], state["agency"]) == ("approved", 3, "fns")
+
+
+async def _last(node: Node, t: str) -> dict[str, object]:
+    return list(node.got(t))[-1]
+
+
+@pytest.mark.parametrize("subprotocol", BOTH)
+async def test_nothing_is_missed_or_doubled_when_the_network_drops(world: World, modules: Path, subprotocol: str):
+    person = world.person()
+    async with device(world, modules, person, subprotocol=subprotocol) as node:
+        await node.tell("start")
+        await node.live()
+        await world.publish(*(world.notice(person) for _ in range(5)))
+        await node.until("kept", lambda what: what["offset"] == 5)
+        await world.drop()
+        await node.until("state", lambda state: state["name"] == "waiting")
+        await world.publish(*(world.notice(person) for _ in range(150)))
+        world.back()
+        await node.until("kept", lambda what: what["offset"] == 155)
+        resumes = [hello["resume"][f"account:{person}"]["offset"] for hello in node.sent("hello") if "resume" in hello]
+        assert resumes[-1] == 5
+        assert node.kept() == list(range(1, 156))
+
+
+async def test_it_acknowledges_at_least_every_64_events(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person) as node:
+        await node.tell("start")
+        await node.live()
+        for _ in range(3):
+            await world.publish(*(world.notice(person) for _ in range(100)))
+        await node.until(">", lambda message: message["t"] == "ack" and message["offset"] == 300)
+        assert node.kept() == list(range(1, 301))
+        acks = [ack["offset"] for ack in node.sent("ack")]
+        assert acks == sorted(set(acks))
+        unacked = 0
+        for kind, what in node.said:
+            if kind == "kept":
+                unacked += 1
+            elif kind == ">" and what["t"] == "ack":
+                unacked = 0
+            assert unacked <= 64 + 100  # a batch is kept as one
+        assert not list(node.got("error"))
+
+
+async def test_a_position_of_another_life_of_the_store_is_resynced(world: World, modules: Path):
+    person = world.person()
+    await world.publish(world.status(person, "rejected"))
+    kept = {f"account:{person}": {"epoch": "another", "offset": 40}}
+    async with device(world, modules, person, positions=kept) as node:
+        await node.tell("start")
+        replaced = await node.until("replaced")
+        await node.live()
+        (resync,) = node.got("resync")
+        assert resync["reason"] == "epoch"
+        assert replaced["position"] == {"epoch": resync["epoch"], "offset": 1}
+        acks = [ack["offset"] for ack in node.sent("ack")]
+        assert acks in ([], [1])
+        await world.publish(world.notice(person))
+        await node.until("kept", lambda what: what["offset"] == 2)
+
+
+async def test_a_token_that_ends_is_renewed(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person, token=world.token(person, ttl=62)) as node:
+        await node.tell("start")
+        await node.live()
+        await node.tell("token", world.token(person, ttl=600))
+        await node.until("<", lambda message: message["t"] == "expiring")
+        await node.until("<", lambda message: message["t"] == "renewed")
+        assert len(list(node.sent("hello"))) == 1
+
+
+async def test_a_refused_token_stops_it_until_there_is_another(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person, token="a.b.c") as node:
+        await node.tell("start")
+        stopped = await node.until("state", lambda state: state["name"] == "stopped")
+        assert stopped["code"] == 4401
+        assert len(list(node.sent("hello"))) == 1
+        await node.tell("token", world.token(person))
+        await node.tell("retry")
+        await node.live()
+
+
+async def test_a_revoked_sign_in_stops_it(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person) as node:
+        await node.tell("start")
+        await node.live()
+        await command("revoke", "--sub", person, environment=world.gateway.environment)
+        stopped = await node.until("state", lambda state: state["name"] == "stopped")
+        assert stopped["code"] == 4410
+
+
+async def test_saver_takes_batches_and_acknowledges_at_once(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person, mode="saver") as node:
+        await node.tell("start")
+        await node.live()
+        await world.publish(*(world.notice(person) for _ in range(3)))
+        await node.until(">", lambda message: message["t"] == "ack" and message["offset"] == 3)
+        assert [len(batch["events"]) for batch in node.got("batch")] == [3]
+        assert next(node.sent("hello"))["mode"] == "saver"
+
+
+async def test_an_agency_feed_is_followed_and_resumed(world: World, modules: Path):
+    person = world.person()
+    notice = {"title": "Гололедица", "text": "Увеличьте дистанцию"}
+    async with device(world, modules, person) as node:
+        await node.tell("start")
+        await node.live()
+        await node.tell("subscribe", "agency:mchs")
+        await node.until("<", lambda message: message["t"] == "live" and message["feed"] == "agency:mchs")
+        (offset,) = await world.publish(world.event("gov.notice.published", notice, None, "mchs"), code="mchs")
+        await node.until("kept", lambda what: what["feed"] == "agency:mchs" and what["offset"] == offset)
+        await world.drop()
+        await node.until("state", lambda state: state["name"] == "waiting")
+        (later,) = await world.publish(world.event("gov.notice.published", notice, None, "mchs"), code="mchs")
+        world.back()
+        await node.until("kept", lambda what: what["feed"] == "agency:mchs" and what["offset"] == later)
+
+
+async def test_what_one_device_shows_the_other_knows(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person) as one, device(world, modules, person, device="other") as other:
+        for node in (one, other):
+            await node.tell("start")
+            await node.live()
+        await world.publish(world.notice(person))
+        await one.until("kept")
+        await other.until("kept")
+        await one.tell("seen", [f"account:{person}", [1]])
+        assert (await other.until("<", lambda message: message["t"] == "seen"))["offsets"] == [1]
+        await other.tell("snapshot")
+        assert (await other.until("snapshot"))["notices"][0]["seen"] is True
+
+
+async def test_it_leaves_a_node_that_goes_away_and_comes_back(world: World, modules: Path):
+    person = world.person()
+    async with device(world, modules, person) as node:
+        await node.tell("start")
+        await node.live()
+        await world.publish(world.notice(person))
+        await node.until("kept")
+        await world.gateway.stop()
+        assert list(node.got("drain")) or await node.until("<", lambda message: message["t"] == "drain")
+        await world.gateway.start()
+        await world.publish(world.notice(person))
+        await node.until("kept", lambda what: what["offset"] == 2)
+        assert node.kept() == [1, 2]

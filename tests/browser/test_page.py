@@ -1,0 +1,350 @@
+"""The account page in a real browser: signing in, what arrives, a network that goes, tabs, languages, page states."""
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway import web
+from tests.browser.chromium import Chromium, Page
+from tests.browser.conftest import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIVE = "document.documentElement.dataset.state === 'live'"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chromium]:
+    async with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chromium: Chromium) -> AsyncIterator[Chromium]:
+    """A profile that was never used; no page may have caused a fault in it."""
+    await chromium.fresh()
+    yield chromium
+    assert chromium.faults == []
+
+
+def card(text: str) -> str:
+    return f"[...document.querySelectorAll('.card')].find(e => e.textContent.includes({json.dumps(text)}))"
+
+
+async def sign_in(browser: Chromium, world: World, account: str, language: str = "ru", **how: Any) -> Page:
+    """A tab of somebody who was signed in before."""
+    page = await browser.open(f"{world.address}/static/icon.svg", **how)
+    await page.until("location.pathname.endsWith('.svg')")
+    kept = json.dumps({"token": world.token(account, ttl=3600), "sample": False})
+    await page.run(
+        f"localStorage.setItem('account', {json.dumps(kept)}); localStorage.setItem('language', '{language}')"
+    )
+    await page.go(f"{world.address}/")
+    await page.until(LIVE)
+    return page
+
+
+async def test_signing_in_as_a_sample_person(browser: Chromium, world: World):
+    page = await browser.open(f"{world.address}/")
+    await page.click("anna")
+    await page.until(LIVE)
+    assert "anna" in await page.text("#who")
+    await page.until("document.querySelector('.empty')")
+
+
+async def test_signing_in_with_a_token_by_keyboard_alone(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.status(person, "approved"))
+    page = await browser.open(f"{world.address}/")
+    await page.until("document.querySelector('#token')")
+    for _ in range(10):
+        await page.key("Tab", 9)
+        if await page.run("document.activeElement.id") == "token":
+            break
+    await page.call("Input.insertText", text="nonsense")
+    await page.key("Tab", 9)
+    await page.key("Enter", 13, "\r")
+    assert await page.until("document.querySelector('#fault').textContent.length > 10")
+    assert await page.run("document.activeElement.id") == "token"
+    await page.run("document.activeElement.select()")
+    await page.call("Input.insertText", text=world.token(person))
+    await page.key("Tab", 9)
+    await page.key("Enter", 13, "\r")
+    await page.until(LIVE)
+    await page.until(card("Approved"))
+
+
+async def test_an_event_is_on_the_screen_within_a_second(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.status(person, "processing", "2026-000777"))
+    page = await sign_in(browser, world, person)
+    await page.until(card("В обработке"))
+    began = time.monotonic()
+    await world.publish(
+        world.status(person, "action_required", "2026-000777", reason={"code": "x", "text": "Подпишите"})
+    )
+    await page.until(f"{card('2026-000777')}.textContent.includes('Требуется действие')")
+    assert time.monotonic() - began < 1
+    assert await page.run("document.querySelectorAll('.card').length") == 1
+    assert "Подпишите" in await page.text(".card")
+    assert "Требуется действие" in await page.run("document.getElementById('announce').textContent")
+    assert await page.run("document.querySelector('.count').textContent") != ""
+
+
+async def test_what_was_missed_comes_when_the_network_is_back_once(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await world.publish(world.notice(person, "Первое"))
+    await page.run("location.hash = 'feed'")
+    await page.until("document.body.innerText.includes('Первое')")
+    await world.drop()
+    await page.until("['waiting', 'connecting'].includes(document.documentElement.dataset.state)")
+    await page.until("!document.getElementById('notice').hidden")
+    assert "Первое" in await page.text("main")
+    await world.publish(*(world.notice(person, f"Пропущенное {n}") for n in range(30)))
+    world.back()
+    await page.until(LIVE)
+    titles = "[...document.querySelectorAll('.row h2')].map(e => e.textContent)"
+    await page.until(f"{titles}.length === 31")
+    assert await page.run(titles) == [f"Пропущенное {n}" for n in reversed(range(30))] + ["Первое"]
+    assert await page.run("document.getElementById('notice').hidden")
+
+
+async def test_offline_and_online_events(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await page.call("Network.emulateNetworkConditions", offline=True, **offline)
+    await page.until("document.documentElement.dataset.state === 'offline'")
+    assert "сохранённое" in await page.text("#notice")
+    await world.publish(world.status(person, "done"))
+    await page.call("Network.emulateNetworkConditions", offline=False, **offline)
+    await page.until(card("Готово"))
+    await page.until(LIVE)
+
+
+async def test_two_tabs_are_one_device_with_one_socket(browser: Chromium, world: World):
+    person = world.person()
+    first = await sign_in(browser, world, person)
+    opened = browser.opened
+    second = await browser.open(f"{world.address}/")
+    await second.until(LIVE)
+    await world.publish(world.status(person, "approved"))
+    for page in (first, second):
+        await page.until(card("Одобрено"))
+    assert browser.opened == opened
+    leading = "document.documentElement.dataset.leading"
+    assert [await page.run(leading) for page in (first, second)] == ["true", "false"]
+    devices = await account(world, person, "devices")
+    assert len(devices) == 1
+    await first.close()
+    await second.until(f"{leading} === 'true' && {LIVE}")
+    await world.publish(world.status(person, "done"))
+    await second.until(card("Готово"))
+    devices = await account(world, person, "devices")
+    assert len(devices) == 1
+
+
+async def account(world: World, person: str, what: str) -> Any:
+    """What the gateway itself says."""
+    return (await world.http.get(f"{world.direct}/v1/{what}", headers=bearer(world, person))).json()
+
+
+def bearer(world: World, person: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {world.token(person)}"}
+
+
+async def test_a_page_in_the_background_saves_traffic(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    sent: list[str] = browser.sent
+    other = await browser.open("about:blank")
+    await other.front()
+    await page.until("document.hidden")
+    await said(sent, '"mode":"saver"')
+    await world.publish(world.notice(person, "Подождёт"))
+    await page.until("document.querySelector('.count')")
+    await page.front()
+    await page.until("!document.hidden")
+    await said(sent, '"mode":"full"')
+
+
+async def said(sent: list[str], text: str) -> None:
+    async with asyncio.timeout(5):
+        while not any('"t":"mode"' in message and text in message for message in sent):
+            await asyncio.sleep(0.02)
+
+
+async def test_reading_takes_the_unread_marks_away_on_every_device(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await world.publish(world.notice(person, "Новое"))
+    await page.until("document.querySelector('.count')")
+    await page.run("location.hash = 'feed'")
+    await page.until("document.querySelector('.row.unread')")
+    await page.until("!document.querySelector('.count')")
+    async with asyncio.timeout(5):
+        while not (await account(world, person, "snapshot"))["notices"][0]["seen"]:
+            await asyncio.sleep(0.05)
+
+
+async def test_sections_and_asking_for_new_data(browser: Chromium, world: World):
+    person = world.person()
+    record = {
+        "registry": "taxes",
+        "key": "land",
+        "change": "updated",
+        "fields": {"Начисление": "870.00"},
+        "as_of": "2026-03-01",
+    }
+    await world.publish(world.event("gov.record.changed", record, person, subject="record/taxes/land"))
+    page = await sign_in(browser, world, person)
+    await page.run("location.hash = 'sections/taxes'")
+    await page.until(card("870.00"))
+    assert "Обновлено" in await page.text(".card")
+    await page.click("Обновить данные")
+    await page.until("document.querySelector('.said').textContent.length > 0")
+    await page.click("Пенсия")
+    await page.until("document.querySelector('.empty')")
+
+
+async def test_history_with_filters_and_csv(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(
+        world.status(person, "approved"), world.status(person, "rejected", "2026-000124"), world.notice(person)
+    )
+    page = await sign_in(browser, world, person)
+    await page.run("location.hash = 'history'")
+    await page.until("document.querySelectorAll('.row').length === 3")
+    await page.run("document.querySelector('[name=status]').value = 'rejected'")
+    await page.click("Показать")
+    await page.until("document.querySelectorAll('.row').length === 1")
+    await page.run("document.querySelector('[name=type]').value = 'gov.court.decided'")
+    await page.click("Показать")
+    await page.until("document.querySelector('.empty')")
+    await page.run("window.saved = null; HTMLAnchorElement.prototype.click = function () { window.saved = this.href }")
+    await page.click("Сбросить")
+    await page.until("document.querySelectorAll('.row').length === 3")
+    await page.run("[...document.querySelectorAll('button')].find(e => e.textContent === 'Скачать CSV').click()")
+    await page.until("window.saved?.startsWith('blob:')")
+
+
+async def test_a_session_is_ended_from_another_device(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await page.run("location.hash = 'devices'")
+    await page.until("document.querySelectorAll('.device').length === 1")
+    (device,) = await account(world, person, "devices")
+    await world.http.delete(f"{world.direct}/v1/devices/{device['device']}", headers=bearer(world, person))
+    await page.until("document.body.innerText.includes('Сеанс завершён')")
+    await page.click("Войти заново")
+    await page.until("document.querySelector('#token')")
+
+
+async def test_signing_out_forgets_everything_here(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await page.click("Выйти")
+    await page.until("document.querySelector('#token')")
+    assert await page.run("indexedDB.databases().then(all => all.length)") == 0
+    devices = await account(world, person, "devices")
+    assert devices == []
+
+
+async def test_a_broken_token_has_a_sentence_and_a_way_on(browser: Chromium, world: World):
+    page = await browser.open(f"{world.address}/")
+    await page.until("document.querySelector('#token')")
+    await page.run("document.querySelector('#token').value = 'aaaa.bbbb.cccc'")
+    await page.click("Sign in", "button[type=submit]")
+    await page.until("document.body.innerText.includes('The token is wrong or has ended')")
+    await page.click("Sign in again")
+    await page.until("document.querySelector('#token')")
+
+
+async def test_a_gateway_that_is_away_has_a_sentence_and_a_way_on(browser: Chromium, world: World):
+    page = await browser.open(f"{world.address}/static/icon.svg")
+    await page.until("location.pathname.endsWith('.svg')")
+    await page.go(f"{world.address}/")
+    await page.until("document.querySelector('#token')")
+    await world.drop()
+    token = world.token(world.person())
+    await page.run(f"document.querySelector('#token').value = '{token}'")
+    await page.click("Sign in", "button[type=submit]")
+    await page.until("document.body.innerText.includes('The gateway does not answer')")
+    world.back()
+    await page.click("Connect now")
+    await page.until(LIVE)
+
+
+async def test_the_language_is_changed_and_kept(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.status(person, "approved"))
+    page = await sign_in(browser, world, person)
+    await page.until(card("Одобрено"))
+    await page.click("English")
+    await page.until(card("Approved"))
+    assert await page.run("document.documentElement.lang") == "en"
+    await page.run("location.reload()")
+    await page.until(card("Approved"))
+
+
+async def test_every_view_is_accessible(browser: Chromium, world: World, modules: Path):
+    axe = (modules / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    person = world.person()
+    fine = {"number": "18810", "status": "issued", "amount": 50000, "title": "Превышение скорости"}
+    await world.publish(
+        world.status(person, "action_required", reason={"code": "x", "text": "Подпишите"}),
+        world.status(person, "rejected", "2026-000124", reason={"code": "x", "text": "Нет оснований"}),
+        world.status(person, "done", "2026-000125"),
+        world.status(person, "cancelled", "2026-000126", reason={"code": "x", "text": "Отозвано"}),
+        world.event("gov.fine.changed", fine, person, subject="fine/18810"),
+    )
+    page = await sign_in(browser, world, person, prefers_reduced_motion="reduce")
+    await page.run(axe)
+    found = []
+    sizes = {"light": (1280, 860), "dark": (390, 844)}
+    for scheme, view in itertools.product(sizes, ("applications", "sections", "feed", "history", "devices")):
+        await page.size(*sizes[scheme])
+        features = [("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce")]
+        await page.call("Emulation.setEmulatedMedia", features=[{"name": n, "value": v} for n, v in features])
+        await page.run(f"location.hash = '{view}'")
+        await page.until(f"document.querySelector('main').dataset.view?.startsWith('{view[:7]}')")
+        await page.until("document.querySelector('main .card, main .row, main .empty')")
+        found += [f"{scheme} {view}: {fault}" for fault in await page.run(FAULTS)]
+        wide = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{view} is wider than the screen by {wide}"
+    assert found == []
+
+
+FAULTS = """axe.run({resultTypes: ['violations']}).then(({violations}) =>
+  violations.filter(({impact}) => ['serious', 'critical'].includes(impact))
+    .map(({id, nodes}) => `${id} ${nodes.map(({html}) => html.slice(0, 120)).join(' | ')}`))"""
+
+
+async def test_what_an_agency_writes_is_text(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.notice(person, "<img src=x onerror='window.broken=1'><b>Жирно</b>"))
+    page = await sign_in(browser, world, person)
+    await page.run("location.hash = 'feed'")
+    await page.until("document.querySelector('.row h2')?.textContent.includes('<b>Жирно</b>')")
+    assert await page.run("window.broken") is None
+
+
+async def test_the_policy_lets_in_nothing_from_outside(world: World):
+    answer = await world.http.get(f"{world.direct}/")
+    policy = answer.headers["content-security-policy"]
+    assert policy == web.POLICY
+    assert "unsafe" not in policy
+    assert "//" not in policy
+    assert "<style" not in answer.text
+    assert " style=" not in answer.text
+    assert "<script>" not in answer.text
+    again = await world.http.get(f"{world.direct}/", headers={"if-none-match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert (await world.http.get(f"{world.direct}/static/nothing.js")).status_code == 404
