@@ -19,8 +19,8 @@ TIME = "2026-11-22T14:00:00Z"
 class Http:
     """One connection, one request at a time."""
 
-    def __init__(self, port: int):
-        self._port = port
+    def __init__(self, port: int, host: str = "127.0.0.1"):
+        self._host, self._port = host, port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(
@@ -28,10 +28,12 @@ class Http:
     ) -> bytes:
         """The body of a 200 or 202; anything else raises Failed."""
         if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+            self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+        )
         writer.write(head.encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = int(answer.partition("content-length:")[2].partition("\r\n")[0])

@@ -30,11 +30,11 @@ def masked(payload: bytes, first: int = 0x81) -> bytes:
     return head + b"\0\0\0\0" + payload
 
 
-def upgrade(port: int, path: str, subprotocol: str | None) -> bytes:
+def upgrade(port: int, path: str, subprotocol: str | None, host: str = "127.0.0.1") -> bytes:
     """The request that opens a socket."""
     offered = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
     return (
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n{offered}\r\n"
     ).encode()
 
@@ -42,9 +42,9 @@ def upgrade(port: int, path: str, subprotocol: str | None) -> bytes:
 class Swarm:
     """Phones that are measured together. `count` rises with each new event that any of them gets."""
 
-    def __init__(self, name: str, port: int, path: str, subprotocol: str | None = None):
-        self.name, self.port = name, port
-        self.request = upgrade(port, path, subprotocol)
+    def __init__(self, name: str, port: int, path: str, subprotocol: str | None = None, host: str = "127.0.0.1"):
+        self.name, self.host, self.port = name, host, port
+        self.request = upgrade(port, path, subprotocol, host)
         self.count = 0  # new events
         self.repeats = 0
         self.size = 0  # bytes of the last event's message
@@ -124,7 +124,7 @@ class Swarm:
 
 async def _open(loop: asyncio.AbstractEventLoop, phone: "Phone", swarm: Swarm) -> None:
     try:
-        await loop.create_connection(lambda: phone, "127.0.0.1", swarm.port)
+        await loop.create_connection(lambda: phone, swarm.host, swarm.port)
     except OSError as error:
         swarm.fail(f"cannot connect: {error}")
 

@@ -1,11 +1,11 @@
 """What the gateway is measured against, each as a process of its own.
 
-    python -m loadtests.bench.references bare PORT      one ready frame, a loop of `socket.send`: what the kernel
-    takes python -m loadtests.bench.references stock PORT     Starlette on uvicorn as installed, `for ws: await
-    ws.send_bytes()`
+    python -m loadtests.bench.references bare PORT        a loop of `socket.send`: what the kernel takes
+    python -m loadtests.bench.references stock PORT       Starlette on uvicorn, `for ws: await ws.send_bytes()`
+    python -m loadtests.bench.references socketio PORT    python-socketio on uvicorn, `emit`
 
-Both accept WebSockets on any path but `/blast`; `GET /blast?size=N` sends one message of N bytes to all of them, then
-answers.
+`GET /blast?size=N` sends one message of N bytes to all sockets, then answers. But for `bare`, `GET
+/to?size=N&ids=a,b` sends one to each of these, who said their names (`stock`: a text message; `socketio`: `join`).
 """
 
 import base64
@@ -81,13 +81,14 @@ def stock(port: int) -> None:
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
     clients: set[WebSocket] = set()
+    names: dict[str, WebSocket] = {}
 
     async def connect(ws: WebSocket) -> None:
         await ws.accept()
         clients.add(ws)
         try:
             while True:
-                await ws.receive_bytes()
+                names[await ws.receive_text()] = ws
         except WebSocketDisconnect:
             clients.discard(ws)
 
@@ -97,9 +98,44 @@ def stock(port: int) -> None:
             await ws.send_bytes(data)
         return Response()
 
-    app = Starlette(routes=[Route("/blast", blast), WebSocketRoute("/", connect)])
+    async def to(request: Request) -> Response:
+        data = b"x" * int(request.query_params["size"])
+        for name in request.query_params["ids"].split(","):
+            await names[name].send_bytes(data)
+        return Response()
+
+    app = Starlette(routes=[Route("/blast", blast), Route("/to", to), WebSocketRoute("/", connect)])
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", backlog=4096, ws_ping_interval=None)
 
 
+def with_socketio(port: int) -> None:
+    """As its documentation begins; CORS is off because no browser comes."""
+    import socketio
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    sio = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins=[])
+
+    async def join(sid: str, name: str) -> None:
+        await sio.enter_room(sid, name)
+
+    async def blast(request: Request) -> Response:
+        await sio.emit("event", "x" * int(request.query_params["size"]))
+        return Response()
+
+    async def to(request: Request) -> Response:
+        data = "x" * int(request.query_params["size"])
+        for name in request.query_params["ids"].split(","):
+            await sio.emit("event", data, room=name)
+        return Response()
+
+    sio.on("join", join)
+    app = socketio.ASGIApp(sio, Starlette(routes=[Route("/blast", blast), Route("/to", to)]))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", backlog=4096)
+
+
 if __name__ == "__main__":
-    {"bare": bare, "stock": stock}[sys.argv[1]](int(sys.argv[2]))
+    {"bare": bare, "stock": stock, "socketio": with_socketio}[sys.argv[1]](int(sys.argv[2]))
