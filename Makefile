@@ -93,6 +93,12 @@ packages:
 	fi
 	[ "$$(postgresql)" -ge 15 ] || die "PostgreSQL 15 or newer is needed and the newest here is version $$(postgresql): install a newer one, then try again."
 	command -v strace >/dev/null || install "strace" strace
+	# The account page is tried in a browser, its client on Node.
+	node() { command node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p'; }
+	[ -n "$$(node)" ] || install "Node 18 or newer" nodejs
+	[ "$$(node)" -ge 18 ] || die "Node 18 or newer is needed and node here is version $$(node): install a newer one, then try again."
+	command -v npm >/dev/null || install "npm" npm
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || install "Chromium" chromium
 
 run: env ## gateway, sample agencies that publish, and a phone that prints what arrives; Ctrl-C ends it
 	@$(PYTHON) -m client_sim.demo $(ARGS)

@@ -20,7 +20,7 @@ PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", LOCK, re.MULTILINE)
 }
-TOOLS = ("bash", "make", "sed", "grep", "awk", "cat", "touch", "rm", "env", "true")
+TOOLS = ("bash", "make", "sed", "grep", "awk", "cat", "touch", "rm", "env", "true", "sort", "tail")
 
 
 class Machine:
@@ -99,11 +99,32 @@ def test_without_ensurepip_it_names_the_package(machine: Machine):
     assert f"sudo apt-get install python{version}-venv" in machine.sentence("env")
 
 
+def has_what_pages_are_tried_with(machine: Machine) -> None:
+    machine.has("node", "echo v20.1.0")
+    machine.has("npm", "")
+    machine.has("chromium", "")
+
+
 def test_without_redis_or_strace_it_names_them(machine: Machine):
+    has_what_pages_are_tried_with(machine)
     assert "sudo apt-get install redis-server" in machine.sentence("packages")
     machine.has("redis-server", "echo 'Redis server v=7.0.15 sha=0 bits=64'")
     assert "sudo apt-get install strace" in machine.sentence("packages")
     machine.has("strace", "")
+    assert machine.make("packages") == (0, "")
+
+
+def test_without_node_or_a_browser_it_names_them(machine: Machine):
+    machine.has("redis-server", "echo 'Redis server v=7.0.15 sha=0 bits=64'")
+    machine.has("strace", "")
+    assert "sudo apt-get install nodejs" in machine.sentence("packages")
+    machine.has("node", "echo v16.20.2")
+    assert "version 16" in machine.sentence("packages")
+    machine.has("node", "echo v20.1.0")
+    assert "sudo apt-get install npm" in machine.sentence("packages")
+    machine.has("npm", "")
+    assert "sudo apt-get install chromium" in machine.sentence("packages")
+    machine.has("chromium", "")
     assert machine.make("packages") == (0, "")
 
 
@@ -121,6 +142,7 @@ def test_a_user_without_rights_is_told_the_command(machine: Machine):
 @pytest.mark.parametrize("who", ["root", "sudo"])
 def test_who_may_install_gets_it_installed(machine: Machine, who: str):
     machine.has("strace", "")
+    has_what_pages_are_tried_with(machine)
     redis = machine.bin / "redis-server"
     machine.has(
         "apt-get",
