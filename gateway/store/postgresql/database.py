@@ -17,7 +17,7 @@ the work begins again (`Again`)."""
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import asyncpg
 import structlog
@@ -27,6 +27,8 @@ from gateway.store.postgresql import failures, life, schema
 from gateway.store.postgresql.address import Address
 
 R = TypeVar("R")
+How = Literal["make", "find", "again"]
+"""A database without our tables: give them, or refuse; or no look at the tables, this process knows them."""
 Connection = Any  # asyncpg ships no types
 Work = Callable[[Connection], Awaitable[R]]
 
@@ -39,12 +41,14 @@ STATEMENT_S: Final = 10
 LOCK_S: Final = 8  # longer than a frozen node keeps its locks
 IDLE_S: Final = 5  # a node that stops inside a transaction
 CLOSE_S: Final = 5.0
+MIGRATE_S: Final = 600  # the tables of an older version are brought up to this one, or another node does it
 ATTEMPTS: Final = 5  # of a transaction that another one undid
 BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0)  # between attempts to connect; the last one repeats
 
 # Advisory locks of the database.
 OPEN: Final = 0x56534E4B_0001  # shared by every connection of ours; a migration or a new epoch holds it alone
 SETTLING: Final = 0x56534E4B_0002  # whoever makes or changes the schema, or settles the epoch
+SWEEPING: Final = 0x56534E4B_0003  # whoever overwrites what was erased
 
 # The statements of a store look up rows by key. Without these a plan made while a table was small, or by statistics
 # that are old, may read the whole of it; and planning anew each time costs more than most of the statements.
@@ -95,7 +99,7 @@ class Database:
         """Raises ConfigError when the database cannot be used, StoreUnavailable when only now it cannot."""
         self._slots, self._changed, self._failures, self._not_before = asyncio.Semaphore(CONNECTIONS), False, 0, 0.0
         self.epoch = ""
-        conn, self.epoch = await connect(self.address, make=self._make)
+        conn, self.epoch = await connect(self.address, "make" if self._make else "find")
         self._free.append(conn)
         self._closed = False
 
@@ -190,7 +194,7 @@ class Database:
         if loop.time() < self._not_before:
             raise StoreUnavailable("PostgreSQL could not be reached and is tried again in a moment")
         try:
-            conn, epoch = await connect(self.address, make=False)
+            conn, epoch = await connect(self.address, "again")
         except (ConfigError, StoreUnavailable) as error:
             self._not_before = loop.time() + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
             if not self._failures:
@@ -210,14 +214,16 @@ class Database:
         return conn
 
 
-async def connect(address: Address, *, make: bool) -> tuple[Connection, str]:
+async def connect(address: Address, how: How) -> tuple[Connection, str]:
     """A connection, set up, and the epoch of the log there. Raises ConfigError or StoreUnavailable."""
-    async with _telling(address), asyncio.timeout(len(address.dsns) * CONNECT_S + CALL_S):
-        conn = await plain(address)
+    async with _telling(address):
+        async with asyncio.timeout(len(address.dsns) * CONNECT_S + CALL_S):
+            conn = await plain(address)
         try:
-            if not await conn.fetchval("SELECT pg_try_advisory_lock_shared($1)", OPEN):
-                raise StoreUnavailable(f"{address.name} is being migrated or gets a new epoch")
-            return conn, await transact(conn, lambda conn: _settle(conn, address, make))
+            async with asyncio.timeout(CALL_S if how == "again" else MIGRATE_S):
+                if not await conn.fetchval("SELECT pg_try_advisory_lock_shared($1)", OPEN):
+                    raise StoreUnavailable(f"{address.name} is being migrated or gets a new epoch")
+                return conn, await transact(conn, lambda conn: _settle(conn, address, how))
         except BaseException:
             conn.terminate()
             raise
@@ -298,15 +304,15 @@ async def end(conn: Connection) -> None:
         conn.terminate()
 
 
-async def _settle(conn: Connection, address: Address, make: bool) -> str:
-    await conn.execute("SET LOCAL statement_timeout = '10min'; SET LOCAL lock_timeout = '60s'")
+async def _settle(conn: Connection, address: Address, how: How) -> str:
+    await conn.execute(f"SET LOCAL statement_timeout = '{MIGRATE_S}s'; SET LOCAL lock_timeout = '{MIGRATE_S}s'")
     await conn.execute("SELECT pg_advisory_xact_lock($1)", SETTLING)
-    if make:
+    if how != "again":
+        if how == "find" and not await schema.version(conn):
+            raise ConfigError("holds no store; is VESTNIK_STORE right?")
         await schema.migrate(conn, schema.migrations(), life.new_epoch())
-    elif not await schema.version(conn):
-        raise ConfigError("holds no store; is VESTNIK_STORE right?")
-    if await conn.fetchval("SELECT to_regclass('vestnik.migration')") is not None:
-        raise ConfigError("holds a part of a store: run `vestnik migrate` to its end")
+        if await conn.fetchval("SELECT to_regclass('vestnik.migration')") is not None:
+            raise ConfigError("holds a part of a store: run `vestnik migrate` to its end")
     return await life.settle(conn, synchronous=address.synchronous)
 
 

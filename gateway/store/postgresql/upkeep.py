@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.store.base import ERASED_TYPE, Draft, Kept, Original, Stored, spans
-from gateway.store.postgresql.database import Again, Connection
+from gateway.store.postgresql.database import SWEEPING, Again, Connection
 from gateway.store.postgresql.log import append, lock
 from gateway.store.postgresql.sql import columns, micros, seconds
 
@@ -31,7 +31,7 @@ async def erase(
     await conn.execute(_ERASE_ORIGINALS, originals)
     await conn.execute(_ERASE_EVENTS, feed.id, offsets)
     await conn.execute('DELETE FROM seen WHERE feed = $1 AND "offset" = ANY($2::bigint[])', feed.id, offsets)
-    await conn.execute("UPDATE meta SET erased = true WHERE NOT erased")
+    await conn.execute("UPDATE meta SET erased = erased + 1")
     [outcome] = await append(conn, epoch, [draft], now)
     assert isinstance(outcome, Stored), "the name of a `gov.erased` event is new"
     return outcome
@@ -140,13 +140,18 @@ _COUNT_DOWN = """
 async def sweep(conn: Connection) -> None:
     """Overwrite what erasures left behind: an updated row's old version stays in its page until a VACUUM. Outside of
     any transaction."""
-    if await conn.fetchval("UPDATE meta SET erased = false WHERE erased RETURNING true"):
-        try:
-            await conn.execute("VACUUM events, originals, seen")
-        except BaseException:
-            if not conn.is_closed():
-                await conn.execute("UPDATE meta SET erased = true")
-            raise
+    if not await conn.fetchval("SELECT erased FROM meta"):
+        return
+    if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", SWEEPING):
+        return  # another does it
+    try:
+        count = await conn.fetchval("SELECT erased FROM meta")
+        await conn.execute("VACUUM events, originals, seen")
+        # Not to nothing: others came meanwhile. And only now: whoever dies before leaves it to the next.
+        await conn.execute("UPDATE meta SET erased = erased - $1", count)
+    finally:
+        if not conn.is_closed():
+            await conn.fetchval("SELECT pg_advisory_unlock($1)", SWEEPING)
 
 
 async def kept(conn: Connection, key: bytes) -> Kept | None:

@@ -8,7 +8,7 @@ CREATE TABLE meta (
     epoch    text   NOT NULL,            -- the life of all logs here
     place    text   NOT NULL,            -- where that life is: another place is a copy, and gets a new epoch
     revision bigint NOT NULL DEFAULT 0,  -- grows with every change of agencies or revocations
-    erased   bool   NOT NULL DEFAULT false,  -- old versions of erased rows wait for a VACUUM
+    erased   bigint NOT NULL DEFAULT 0,  -- erasures whose rows' old versions wait for a VACUUM
     probed   bigint NOT NULL DEFAULT 0   -- written by ready()
 ) WITH (fillfactor = 10);
 
