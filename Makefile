@@ -93,6 +93,13 @@ packages:
 	fi
 	[ "$$(postgresql)" -ge 15 ] || die "PostgreSQL 15 or newer is needed and the newest here is version $$(postgresql): install a newer one, then try again."
 	command -v strace >/dev/null || install "strace" strace
+	# The proxies that are shipped with a configuration; here they only read it, or run on free ports.
+	for proxy in nginx haproxy; do
+	  if ! PATH="$$PATH:/usr/sbin" command -v "$$proxy" >/dev/null; then
+	    install "$$proxy" "$$proxy"
+	    if [ -d /run/systemd/system ]; then as_root systemctl disable --now "$$proxy" >&2 || say "The $$proxy service may be running now; the tests do not need it"; fi
+	  fi
+	done
 	# The account page is tried in a browser, its client on Node.
 	node() { command node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p'; }
 	[ -n "$$(node)" ] || install "Node 18 or newer" nodejs
