@@ -50,7 +50,7 @@ def _unmasked(rng: Random, hello: Hello, feed: str) -> bytes:
 
 def _wrong_token(rng: Random, hello: Hello, feed: str) -> bytes:
     token = str(hello["token"])
-    at = rng.randrange(len(token) - 20, len(token) - 2)
+    at = rng.randrange(len(token) // 2, len(token) - 2)
     return _text({**hello, "token": token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]})
 
 

@@ -109,11 +109,11 @@ async def test_one_post_is_on_its_way_at_a_time(http, door):
     one, _ = offices(http, "gibdd")
     await one.run(PATTERNS["steady"], 300, 0.5)
     await one.finish(5)
+    first = {event["id"]: event for events in reversed(door.posts) for event in reversed(events)}
     things: dict[str, list[int]] = {}
-    for events in door.posts:
-        for event in events:
-            if "subject" in event:
-                things.setdefault(event["subject"], []).append(int(event["sequence"]))
+    for event in reversed(first.values()):
+        if "subject" in event:
+            things.setdefault(event["subject"], []).append(int(event["sequence"]))
     assert things
     for sequences in things.values():
         assert sequences == sorted(sequences)
