@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help env run test check format bench bench-compare profile lock clean packages
+.PHONY: help env run test check client format bench bench-compare profile lock clean packages
 
 PYTHON := .venv/bin/python
 # `make test ARGS=tests/test_docs.py`, `make run ARGS='--seconds 20'`, `make bench ARGS=…`
@@ -118,6 +118,12 @@ check: env ## style and format (ruff), types (mypy strict), who may import whom 
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
+
+client: ## builds vestnik-client from gateway/web/client/src; what is built is committed
+	@mkdir -p .cache/web
+	cp gateway/web/client/package.json gateway/web/client/package-lock.json .cache/web/
+	cd .cache/web && npm ci --no-audit --no-fund >&2
+	node ../../gateway/web/client/build.mjs .
 
 format: env ## writes the code as `make check` wants it
 	@$(PYTHON) -m ruff check --fix --quiet .

@@ -12,7 +12,15 @@ const { MemoryKeeper, Vestnik } = await import(pathToFileURL(built));
 
 const options = JSON.parse(given);
 const say = (kind, what) => process.stdout.write(`${JSON.stringify({ kind, what })}\n`);
+// A list is given out one after the other, the last for ever.
 let token = options.token;
+const nextToken = () => (Array.isArray(token) ? (token.length > 1 ? token.shift() : token[0]) : token);
+
+// Time that runs faster, and chance that is always the same.
+const { hurry = 1, chance } = options;
+const inTime = globalThis.setTimeout;
+globalThis.setTimeout = (work, ms, ...rest) => inTime(work, ms * hurry, ...rest);
+if (chance !== undefined) Math.random = () => chance;
 
 class Told extends MemoryKeeper {
   async keep(feed, position, events) {
@@ -26,8 +34,8 @@ class Told extends MemoryKeeper {
 }
 
 const keeper = new Told(options.device);
-for (const [feed, position] of Object.entries(options.positions ?? {})) await MemoryKeeper.prototype.keep.call(keeper, feed, position, []);
-const client = new Vestnik({ ...options, keeper, WebSocket, token: () => { say("asked", {}); return token; }, tap: (way, message) => say(way, message) });
+for (const [feed, [position, events]] of Object.entries(options.kept ?? {})) await MemoryKeeper.prototype.keep.call(keeper, feed, position, events);
+const client = new Vestnik({ ...options, keeper, WebSocket, token: () => { say("asked", {}); return nextToken(); }, tap: (way, message) => say(way, message) });
 client.on("state", (state) => say("state", state));
 
 const commands = {

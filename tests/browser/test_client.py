@@ -24,7 +24,7 @@ def device(world: World, modules: Path, account: str, **options: object) -> Node
 
 async def test_what_is_served_is_what_the_sources_make(modules: Path, tmp_path: Path):
     subprocess.run(["node", str(CLIENT / "build.mjs"), str(modules), str(tmp_path)], check=True, timeout=60)
-    assert (tmp_path / "vestnik-client.js").read_text() == BUILT.read_text(), "run: npm run build"
+    assert (tmp_path / "vestnik-client.js").read_text() == BUILT.read_text(), "run: make client"
     assert (tmp_path / "vestnik-client.d.ts").read_text() == (CLIENT / "vestnik-client.d.ts").read_text()
 
 
@@ -111,8 +111,8 @@ async def test_it_acknowledges_at_least_every_64_events(world: World, modules: P
 async def test_a_position_of_another_life_of_the_store_is_resynced(world: World, modules: Path):
     person = world.person()
     await world.publish(world.status(person, "rejected"))
-    kept = {f"account:{person}": {"epoch": "another", "offset": 40}}
-    async with device(world, modules, person, positions=kept) as node:
+    kept = {f"account:{person}": [{"epoch": "another", "offset": 40}, []]}
+    async with device(world, modules, person, kept=kept) as node:
         await node.tell("start")
         replaced = await node.until("replaced")
         await node.live()
