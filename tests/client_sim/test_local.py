@@ -1,0 +1,46 @@
+"""A gateway of our own: started, killed, stopped, and gone at the end."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from client_sim.agencies import BY_CODE
+from client_sim.local import Cannot, Gateway, command, secrets_of
+
+
+async def test_its_whole_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VESTNIK_DATA", "/nowhere")  # of the caller, not of this gateway
+    async with Gateway(tmp_path / "data", {"drain_s": "0"}) as gateway:
+        assert gateway.pid is None
+        await gateway.start()
+        first = gateway.pid
+        agencies = [BY_CODE["fns"], BY_CODE["sfr"]]
+        secrets = await secrets_of(agencies, gateway.data, gateway.environment)
+        assert secrets["fns"].startswith("whsk_")
+        assert secrets["sfr"].startswith("whsec_")
+        assert await secrets_of(agencies, gateway.data, gateway.environment) == secrets
+        assert (gateway.data / "secrets" / "fns").stat().st_mode & 0o777 == 0o600
+        listed = await command("agency", "list", "--json", environment=gateway.environment)
+        assert {json.loads(line)["code"] for line in listed.splitlines()} == {"fns", "sfr"}
+        await gateway.kill()
+        assert gateway.pid is None
+        await gateway.start()
+        assert gateway.pid not in (None, first)
+        assert gateway.starts == 2
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{gateway.address}/health/ready")).status_code == 200
+    assert gateway.pid is None
+
+
+async def test_one_that_cannot_start_says_why(tmp_path: Path):
+    async with Gateway(tmp_path, {"beat_s": "often"}) as gateway:
+        with pytest.raises(Cannot, match="VESTNIK_BEAT_S"):
+            await gateway.start()
+
+
+async def test_a_command_that_fails_says_why(tmp_path: Path):
+    async with Gateway(tmp_path) as gateway:
+        with pytest.raises(Cannot, match="UPPER"):
+            await command("agency", "add", "UPPER", environment=gateway.environment)
