@@ -21,6 +21,7 @@ from locust.runners import MasterRunner, WorkerRunner
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `locust -f` from anywhere, installed or not
 
 from loadtests import shapes  # not the class: Locust would take it for the one to run
+from loadtests.bench.processes import rss_bytes
 from loadtests.run import ABOUT, Run
 from loadtests.scenario import HABITS
 from loadtests.users import AgencyUser, AnxiousPhone, FlakyPhone, Phone, SlowPhone, SteadyPhone, Vestnik
@@ -60,21 +61,28 @@ def _(environment: Any, **_: Any) -> None:
         environment.shape_class = shapes.ScenarioShape(run.scenario)
         environment.shape_class.runner = environment.runner
     AgencyUser.fixed_count = run.scenario.agencies
-    wanted = [kind for kind in PHONES.values() if kind.weight > 0]
-    environment.user_classes = [kind for kind in (*wanted, AgencyUser) if kind.tasks and kind in _all(environment)]
+    environment.user_classes = [
+        kind
+        for kind in (*PHONES.values(), AgencyUser)
+        if (kind.weight > 0 or kind is AgencyUser) and _chosen(kind, environment.parsed_options)
+    ]
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
-def _all(environment: Any) -> list[type[Vestnik]]:
-    chosen = environment.parsed_options.user_classes  # named on the command line
-    kinds: list[type[Vestnik]] = [*PHONES.values(), AgencyUser]
-    return [kind for kind in kinds if not chosen or kind.__name__ in chosen]
+def _chosen(kind: type[Vestnik], options: Any) -> bool:
+    """By its name and its tags on the command line. Locust itself would make users whose tasks are all left out."""
+    tags = {tag for task in kind.tasks for tag in task.locust_tag_set}  # type: ignore[union-attr]
+    named = not options.user_classes or kind.__name__ in options.user_classes
+    return named and (not options.tags or bool(tags & set(options.tags))) and not tags & set(options.exclude_tags or ())
 
 
 def _run(environment: Any) -> Run:
     runner = environment.runner
     number = runner.worker_index if isinstance(runner, WorkerRunner) else 0
-    Vestnik.shared = Run(environment.parsed_options, max(0, number))
+    options = environment.parsed_options
+    processes = options.processes or 1  # -1: as many as there are cores
+    workers = max(processes if processes > 0 else os.cpu_count() or 1, options.expect_workers)
+    Vestnik.shared = Run(options, max(0, number), workers)
     return Vestnik.shared
 
 
@@ -119,10 +127,8 @@ def _samples(run: Run, environment: Any) -> None:
         gevent.sleep(1)
         now, spent = time.time(), _cpu()
         core = (spent - used) / (now - at)
-        users = environment.runner.user_count
-        run.generator.note(
-            {"t": "generator", "core": round(core, 3), "late": round(now - asked - 1, 4), "users": users}
-        )
+        costs = {"core": round(core, 3), "late": round(now - asked - 1, 4), "rss": rss_bytes(os.getpid())}
+        run.generator.note({"t": "generator", **costs, "users": environment.runner.user_count})
         used, at = spent, now
 
 

@@ -54,13 +54,14 @@ class Notes:
 class Run:
     """Made once a process; `begin` at the start of each test. Times of the scenario are `now()`."""
 
-    def __init__(self, options: Any, worker: int = 0):
+    def __init__(self, options: Any, worker: int = 0, workers: int = 1):
         self.scenario = (
             load(options.scenario)
             if options.scenario
             else plain(options.post_rate, options.notice_rate, options.following, options.agencies)
         ).scaled(phones=options.phones_scale, rate=options.rate_scale, time=options.time_scale)
         self.busy = self.scenario.busy if options.scenario else float("inf")
+        self._worker, self._workers = worker, max(1, workers)
         self.data = Path(options.data)
         self.identity = _identity(options.tokens, self.data)
         directory = Path(options.secrets) if options.secrets else self.data / "secrets"
@@ -110,6 +111,10 @@ class Run:
             return []
         codes = list(self.secrets)[: self.scenario.agencies]
         return [f"agency:{codes[self._made % len(codes)]}"]
+
+    def number(self, made: int) -> int:
+        """Of the agency that this process makes after `made` others, so that no two processes have the same."""
+        return self._worker + made * self._workers
 
     def secret(self, number: int) -> tuple[str, str]:
         """(code, secret) of the agency with this number. Raises NoTokens."""

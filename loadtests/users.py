@@ -242,7 +242,7 @@ class AgencyUser(Vestnik):
 
     def on_start(self) -> None:
         run = self.shared
-        self.number, AgencyUser._made = AgencyUser._made, AgencyUser._made + 1
+        self.number, AgencyUser._made = run.number(AgencyUser._made), AgencyUser._made + 1
         self.code, self.secret = run.secret(self.number)
         self.where = Where.of(self.host or "")
         self.maker = Maker(self.code, f"{run.rng.getrandbits(48):012x}")
