@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import metrics
-from gateway.metrics import PRIORITIES, PROCESS, TABLE, Counts, Histogram, Metrics
+from gateway.metrics import PRIORITIES, PROCESS, TABLE, Counts, Histogram, Metrics, merge
 
 
 def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -99,3 +99,18 @@ def test_a_label_by_priority_has_one_value_for_each_priority():
     for entry in TABLE:
         if entry.label == "priority":
             assert len(getattr(Counts(), entry.attribute)) == len(PRIORITIES)
+
+
+def test_several_processes_are_one_exposition_with_a_label() -> None:
+    first, second = Metrics(), Metrics()
+    first.counts.acks, second.counts.acks = 3, 4
+    first.counts.closed[4409] = 2
+    text = merge({"0": first.render(), "1": second.render(), "2": None}).decode()
+    assert 'vestnik_acks_total{process="0"} 3.0' in text
+    assert 'vestnik_acks_total{process="1"} 4.0' in text
+    assert 'vestnik_connections_closed_total{process="0",code="4409"} 2.0' in text
+    assert [f'vestnik_process_up{{process="{n}"}} {int(n < 2)}.0' in text for n in range(3)] == [True] * 3
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names)), "Prometheus refuses a metric with two heads"
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert {"vestnik_acks", "vestnik_process_up", "vestnik_intake_seconds"} <= families
