@@ -89,11 +89,13 @@ class Link:
         # The age of the proof counts, so that it runs out by itself should this task ever be held up.
         return self._whole and asyncio.get_running_loop().time() < self._proved_until
 
-    def hurry(self, why: str) -> None:
-        """Another server is to be found at once."""
-        self._hurry.set()
-        if self._connection is not None:
-            self._connection.abort(why)
+    def follow(self, server: Address) -> None:
+        """This is the server now."""
+        if self._connection is None:
+            self._hurry.set()
+        elif self._server != server:
+            self._hurry.set()
+            self._connection.abort(f"the primary is {server} now")
 
     def owe_gap(self) -> None:
         """Something of the lane was not subscribed for a time: not whole, and a gap, until all is confirmed."""
@@ -207,6 +209,7 @@ class Link:
         """One life of the connection. Ends by raising BusUnavailable."""
         timing, loop = self._timing, asyncio.get_running_loop()
         address = await self._find()
+        self._sender.follow(address)  # or probes go where nobody listens
         connection = resp.Connection(self._pushed, self._refused)
         await resp.connect(connection, address, name=self._name, timeout_s=timing.timeout_s, primary=self._primary)
         if self._server not in (None, address):
@@ -225,7 +228,9 @@ class Link:
             finally:
                 look.cancel()
             if now != address:
+                self._hurry.set()
                 raise BusUnavailable(f"the primary is {now} now and no more {address}")
+            self._sender.follow(address)
             if not self._proved_until:
                 log.info(
                     "bus_up", server=str(address), feeds=sum(1 for one in self._ear.channels.wanted.values() if one)

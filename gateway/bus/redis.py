@@ -69,9 +69,9 @@ class SentinelBus(RedisBus):
         )
         return self._sentinels.find, True
 
-    def _switched(self, why: str) -> None:
-        self._sender.drop(why)
-        self._only.hurry(why)
+    def _switched(self, primary: Address) -> None:
+        self._sender.follow(primary)
+        self._only.follow(primary)
 
     async def close(self) -> None:
         await super().close()

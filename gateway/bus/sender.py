@@ -50,6 +50,7 @@ class Sender:
     def __init__(self, find: Find, name: str, timing: Timing, *, primary: bool = False):
         self._find, self._name, self._timeout_s, self._primary = find, name, timing.timeout_s, primary
         self._connection: resp.Connection | None = None
+        self._server: Address | None = None  # where it leads, or is to lead
         self._connecting = asyncio.Lock()
         self._attempts = 0
         self._backoff = Backoff(timing.backoff_cap_s)
@@ -66,15 +67,17 @@ class Sender:
         """Like `call`, with error answers (`hiredis.ReplyError`) among the answers."""
         return await self._timed(await self._live(), resp.Connection.ask, commands)
 
-    def drop(self, why: str) -> None:
-        """Another server is to be found at once: what is under way fails."""
-        self._not_before = 0.0
-        if self._connection is not None:
-            self._connection.abort(why)
+    def follow(self, server: Address) -> None:
+        """This is the server now: what is under way to another one fails, and there is no pause."""
+        if self._server != server:
+            self._server, self._not_before = server, 0.0
+            if self._connection is not None:
+                self._connection.abort(f"the primary is {server} now")
 
     def close(self) -> None:
         self._closed = True
-        self.drop("the bus is closed")
+        if self._connection is not None:
+            self._connection.abort("the bus is closed")
 
     async def closed(self) -> None:
         """Returns when the connection is gone, after `close`."""
@@ -105,9 +108,9 @@ class Sender:
             self._attempts += 1
             connection = resp.Connection()
             try:
-                address = await self._find()
+                self._server = server = await self._find()
                 await resp.connect(
-                    connection, address, name=self._name, timeout_s=self._timeout_s, primary=self._primary
+                    connection, server, name=self._name, timeout_s=self._timeout_s, primary=self._primary
                 )
             except BusUnavailable as error:
                 self._failed(str(error))

@@ -18,7 +18,7 @@ SWITCHED = b"+switch-master"  # "<service> <old host> <old port> <new host> <new
 
 class Sentinels:
     """Finds the primary of one service. Connections to all sentinels are made when they are needed and kept, because
-    each listens: the first sentinel that knows of a switch calls `switched`, once, with a sentence."""
+    each listens: every sentinel that hears of a switch calls `switched` with the new primary."""
 
     def __init__(
         self,
@@ -28,11 +28,10 @@ class Sentinels:
         *,
         name: str,
         timing: Timing,
-        switched: Callable[[str], None],
+        switched: Callable[[Address], None],
     ):
         self._server, self._service, self._timing, self._switched = server, service, timing, switched
         self._sentinels = [_Sentinel(one, service, name, timing, self._heard) for one in sentinels]
-        self._known: tuple[str, int] | None = None
 
     async def find(self) -> Address:
         """Where the primary is, by the newest of what the majority says; not yet tried. Raises BusUnavailable."""
@@ -42,7 +41,6 @@ class Sentinels:
             raise BusUnavailable(f"no sentinel of {self._service!r} answers: {error}") from None
         # An election raises the configuration epoch, so a sentinel that was cut off cannot outbid the others.
         _, host, port = max(answers, key=lambda answer: answer[0])
-        self._known = host, port
         return self._server.at(host, port)
 
     async def close(self) -> None:
@@ -51,12 +49,8 @@ class Sentinels:
 
     def _heard(self, text: str) -> None:
         words = text.split(" ")
-        if len(words) != 5 or words[0] != self._service or not words[4].isdecimal():
-            return
-        where = words[3], int(words[4])
-        if where != self._known:
-            self._known = where
-            self._switched(f"the primary of {self._service!r} is {where[0]}:{where[1]} now")
+        if len(words) == 5 and words[0] == self._service and words[4].isdecimal():
+            self._switched(self._server.at(words[3], int(words[4])))
 
 
 class _Sentinel:
