@@ -120,18 +120,19 @@ def _faults(run: Run) -> None:
 
 
 def _samples(run: Run, environment: Any) -> None:
-    """What this generator costs, once a second: with a core full it measures itself."""
-    used, at = _cpu(), time.time()
+    """What this generator costs, once a second. `want` is the part of the time in which it ran or waited for a core:
+    at 1 it measures itself, on a busy machine long before it has used a core."""
+    used, waited, at = (*_scheduled(), time.time())
     while run is Vestnik.shared and environment.runner is not None and environment.runner.state != "stopped":
-        asked = time.time()
         gevent.sleep(1)
-        now, spent = time.time(), _cpu()
-        core = (spent - used) / (now - at)
-        costs = {"core": round(core, 3), "late": round(now - asked - 1, 4), "rss": rss_bytes(os.getpid())}
+        now, (used_now, waited_now) = time.time(), _scheduled()
+        core, want = (used_now - used) / (now - at), (used_now - used + waited_now - waited) / (now - at)
+        costs = {"core": round(core, 3), "want": round(want, 3), "rss": rss_bytes(os.getpid())}
         run.generator.note({"t": "generator", **costs, "users": environment.runner.user_count})
-        used, at = spent, now
+        used, waited, at = used_now, waited_now, now
 
 
-def _cpu() -> float:
-    times = os.times()
-    return times.user + times.system
+def _scheduled() -> tuple[float, float]:
+    """Seconds that the main thread has run, and has waited for a core."""
+    ran, waited, _ = Path("/proc/self/schedstat").read_text().split()
+    return int(ran) / 1e9, int(waited) / 1e9

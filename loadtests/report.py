@@ -98,14 +98,18 @@ def _unposted(verdict: Verdict) -> str:
 
 
 def _core(verdict: Verdict) -> str:
-    said = f"The generator used at most {verdict.core:.0%} of its core"
-    return f"{said}: it was the limit itself, take more processes" if verdict.core >= FULL_CORE else said
+    said = f"The generator ran, or waited for a core, at most {verdict.core:.0%} of a second"
+    return (
+        f"{said}: it may have measured itself; take more processes or a quieter machine"
+        if verdict.core >= FULL_CORE
+        else said
+    )
 
 
 def _limit(verdict: Verdict) -> str:
     found = verdict.limit
     assert found is not None
-    core = f"the generator was at {found.core:.0%} of its core"
+    core = f"the generator was busy {found.core:.0%} of the time"
     if not found.broke:
         return f"The limit was not reached: {found.rate:,.0f} events a second held to the end; {core}"
     return f"The limit: {found.rate:,.0f} events a second held, then {found.why}; {core}"

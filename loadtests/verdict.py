@@ -35,7 +35,7 @@ class Checked:
 class Reached:
     """Where a ramp broke: the asked rate of the last good second, events a second, and why the next was none.
 
-    `core` is what the generator used of its core then."""
+    `core` is the part of the time in which the generator ran or waited for a core then."""
 
     rate: float
     broke: bool
@@ -50,7 +50,7 @@ class Verdict:
     bounds: Sequence[Checked]
     limit: Reached | None
     measures: Mapping[str, float | None]
-    core: float  # the most that a generator used of its core
+    core: float  # the most of a second in which a generator ran or waited for a core
 
     @property
     def ok(self) -> bool:
@@ -298,7 +298,7 @@ def judge(
     measures.samples = [line for line in gateway if line["t"] == "gateway"]
     for line in generator:
         second = int(line["at"] - started)
-        measures.cores[second] = max(line["core"], measures.cores.get(second, 0.0))
+        measures.cores[second] = max(line.get("want", line["core"]), measures.cores.get(second, 0.0))
     ledger = reconcile(measures.agencies(agencies), measures.devices(devices), dump)
     measures.finish()
     priorities = {}
