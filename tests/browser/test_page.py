@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from websockets.asyncio.client import connect
 
+from client_sim.local import command
 from gateway import web
 from tests.browser.chromium import Chromium, Page
 from tests.browser.conftest import World
@@ -280,6 +282,55 @@ async def test_a_gateway_that_is_away_has_a_sentence_and_a_way_on(browser: Chrom
     world.back()
     await page.click("Connect now")
     await page.until(LIVE)
+
+
+async def test_the_same_device_elsewhere_has_a_sentence_and_a_way_on(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    (device,) = await account(world, person, "devices")
+    async with connect(f"{world.direct.replace('http', 'ws')}/v1/socket", proxy=None) as other:
+        hello = {"t": "hello", "token": world.token(person), "device": device["device"]}
+        await other.send(json.dumps(hello))
+        await page.until("document.body.innerText.includes('Кабинет открыт в другом месте')")
+    await page.click("Продолжить здесь")
+    await page.until(LIVE)
+
+
+async def test_what_is_erased_is_gone_from_the_screen(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.status(person, "approved"), world.status(person, "rejected", "2026-000124"))
+    page = await sign_in(browser, world, person)
+    await page.until(card("Отклонено"))
+    erase = ("erase", "--account", person, "--offset", "2")
+    await command(*erase, environment=world.gateway.environment)
+    await page.until(f"!{card('Отклонено')} && {card('Одобрено')}")
+    await page.run("location.hash = 'feed'")
+    await page.until("document.querySelector('.row')")
+    assert "Отклонено" not in await page.text("main")
+
+
+async def test_a_tab_takes_over_from_one_that_does_nothing_any_more(browser: Chromium, world: World):
+    person = world.person()
+    first = await sign_in(browser, world, person)
+    busy = asyncio.create_task(first.run("for (const end = Date.now() + 6000; Date.now() < end; );"))
+    second = await browser.open(f"{world.address}/")
+    await second.until(f"document.documentElement.dataset.leading === 'true' && {LIVE}")
+    await world.publish(world.status(person, "approved"))
+    await second.until(card("Одобрено"))
+    assert not busy.done()
+    await busy
+    await first.until(card("Одобрено"))
+    await first.until("document.documentElement.dataset.leading === 'false'")
+
+
+async def test_signing_out_signs_out_every_tab(browser: Chromium, world: World):
+    person = world.person()
+    first = await sign_in(browser, world, person)
+    second = await browser.open(f"{world.address}/")
+    await second.until(LIVE)
+    await first.click("Выйти")
+    for page in (first, second):
+        await page.until("document.querySelector('#token')")
 
 
 async def test_the_language_is_changed_and_kept(browser: Chromium, world: World):

@@ -255,6 +255,7 @@ export declare class Vestnik {
 	private tabs;
 	private leave;
 	private name;
+	private leader;
 	private heard;
 	private running;
 	private undo;

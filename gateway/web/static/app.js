@@ -24,6 +24,7 @@ let devices = null;
 let samples = [];
 let fault = ""; // why the sign-in page is shown
 let retryAt = 0;
+let away = false; // from a lost connection until the next one
 let unread = new Set(); // offsets that were new when the feed was opened: they stay marked while it is open
 
 // Signing in. The token is shared by all tabs.
@@ -66,7 +67,7 @@ async function begin() {
   const kept = signedIn();
   await client?.stop();
   client = null;
-  [snapshot, rows, known, notes, found, devices, unread] = [null, [], false, {}, null, null, new Set()];
+  [snapshot, rows, known, notes, found, devices, unread, away] = [null, [], false, {}, null, null, new Set(), false];
   if (!kept) {
     account = "";
     await loadSamples().catch(() => { samples = []; });
@@ -76,6 +77,9 @@ async function begin() {
   client = new Vestnik({ token, feeds: FEEDS, agent: "vestnik-account/1.0" });
   client.on("state", (state) => {
     retryAt = state.wait ? Date.now() + state.wait * 1000 : 0;
+    away = state.name === "waiting" || state.name === "offline" || (away && state.name === "connecting");
+    // Signed out from elsewhere: nothing of the person stays here.
+    if (state.name === "stopped" && state.code === 4410) void client?.keeper.clear().catch(() => {});
     if (state.name === "live" && current().view === "devices") void loadDevices();
     draw();
   });
@@ -158,7 +162,7 @@ function draw() {
   at("frame").classList.toggle("alone", whole);
   if (!client) show("sign", drawSignIn);
   else if (stopped) show(`stopped ${state.code}`, () => drawStopped(state));
-  else if (whole) show(`away ${state.name}`, () => drawAway(state));
+  else if (whole) show(`away ${away}`, () => drawAway(state));
   else {
     drawNav(view);
     DRAW[view]();
@@ -176,11 +180,11 @@ function show(name, make) {
 
 function drawNotice(state, whole) {
   const notice = at("notice");
-  const away = state.name === "waiting" || state.name === "offline";
   notice.hidden = whole || !away;
   if (notice.hidden) return notice.replaceChildren();
   const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
-  const text = state.name === "offline" ? words.offlineText : `${words.waitingText} ${words.again(seconds)}`;
+  const next = state.name === "connecting" ? `${words.connecting}…` : words.again(seconds);
+  const text = state.name === "offline" ? words.offlineText : `${words.waitingText} ${next}`;
   if (!notice.firstChild || notice.dataset.language !== language) {
     notice.dataset.language = language;
     notice.replaceChildren(h("p"), h("button", { type: "button", onclick: () => client.retry() }, words.retry));
@@ -219,7 +223,7 @@ function drawStopped({ code }) {
 }
 
 function drawAway({ name }) {
-  if (name === "waiting" || name === "offline") return panel([words.awayTitle, name === "offline" ? words.offlineText : words.awayText], button(words.retry, () => client.retry()));
+  if (away) return panel([words.awayTitle, name === "offline" ? words.offlineText : words.awayText], button(words.retry, () => client.retry()));
   return h("section", { class: "state" }, h("h1", {}, words.account), h("p", { role: "status" }, words.loading));
 }
 
@@ -278,7 +282,9 @@ function drawSections() {
   const view = show(`section ${name} ${names.length}`, () => h("section", {},
     h("div", { class: "head" }, h("h1", {}, words[name]), SECTIONS[name] && h("button", { type: "button", class: "plain", id: "refresh", "aria-label": words.refreshOf(words[name]), onclick: () => refresh(name) }, words.refresh)),
     h("div", { class: "subs", role: "navigation", "aria-label": words.sections }, names.map((one) => h("a", { href: `#sections/${one}`, "aria-current": one === name && "page" }, words[one]))),
-    h("p", { class: "said", role: "status" }), h("ul", { class: "cards" })));
+    h("p", { class: "lead" }), h("p", { class: "said", role: "status" }), h("ul", { class: "cards" })));
+  const updated = (snapshot.agencies ?? []).filter(({ code }) => sectionOf(code) === name).map((one) => one.updated).sort().at(-1);
+  view.querySelector(".lead").textContent = updated ? `${words.lastUpdate}: ${moment(updated)}` : "";
   const said = view.querySelector(".said");
   if (said.textContent !== (notes[name] ?? "")) said.textContent = notes[name] ?? "";
   cards(view.lastChild, items.filter((item) => sectionOf(item.agency) === name), words.noItems);

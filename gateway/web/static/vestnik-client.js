@@ -887,6 +887,7 @@ class Session {
 	}
 }
 
+const REPLACED_MS = 500;
 const LEADER_MS = 3000;
 export class Vestnik {
 	options;
@@ -900,6 +901,7 @@ export class Vestnik {
 	tabs = new Map();
 	leave = null;
 	name = "";
+	leader;
 	heard = 0;
 	running = false;
 	undo = [];
@@ -920,7 +922,7 @@ export class Vestnik {
 		this.name = this.options.name ?? (account ? `vestnik-${account}` : "vestnik");
 		this.keeper = keeper ?? (globalThis.indexedDB ? new BrowserKeeper(this.name) : new MemoryKeeper());
 		this.watch();
-		if (share && globalThis.navigator?.locks && globalThis.BroadcastChannel)
+		if (share && globalThis.document && navigator.locks && globalThis.BroadcastChannel)
 			this.join();
 		else
 			void this.lead();
@@ -965,7 +967,7 @@ export class Vestnik {
 		this.channel?.postMessage(what);
 	}
 	tell(kind, what) {
-		this.post({ k: "told", kind, what, mode: this.mode() });
+		this.post({ k: "told", tab: this.tab, kind, what });
 		this.emit(kind, what);
 	}
 	emit(kind, what) {
@@ -1013,8 +1015,10 @@ export class Vestnik {
 			void this.device?.stop();
 			this.device = null;
 			this.leading = false;
-			if (this.running)
-				this.stand();
+			if (!this.running)
+				return;
+			this.stand();
+			this.present(true);
 		});
 	}
 	present(ask) {
@@ -1035,14 +1039,19 @@ export class Vestnik {
 	}
 	hear(what) {
 		if (what.k === "told") {
-			this.heard = Date.now();
+			this.leader ??= what.tab;
+			if (what.tab === this.leader)
+				this.heard = Date.now();
+			else if (what.kind === "state")
+				return;
 			this.emit(what.kind, what.what);
 		}
 		else if (what.k === "call") {
 			if (this.device)
 				this.call(what.name, ...what.args);
 		}
-		else if (what.k === "who") {
+		else if (what.k === "lead") {
+			this.leader = what.tab;
 			this.present(false);
 		}
 		else {
@@ -1058,8 +1067,9 @@ export class Vestnik {
 	lead() {
 		const { address = globalThis.location?.origin, subprotocol = "vestnik.v1.json", agent = "vestnik-client/1.0" } = this.options;
 		this.leading = true;
-		this.post({ k: "who" });
-		this.device = new Device({
+		this.leader = this.tab;
+		this.post({ k: "lead", tab: this.tab });
+		const device = new Device({
 			address,
 			token: this.options.token,
 			keeper: this.keeper,
@@ -1067,11 +1077,18 @@ export class Vestnik {
 			mode: this.mode(),
 			subprotocol,
 			agent,
-			tell: (kind, what) => this.tell(kind, what),
+			tell: (kind, what) => {
+				const replaced = this.channel && kind === "state" && what.code === 4409;
+				if (replaced)
+					setTimeout(() => this.device === device && this.tell(kind, what), REPLACED_MS);
+				else
+					this.tell(kind, what);
+			},
 			tap: this.options.tap,
 			WebSocket: this.options.WebSocket,
 		});
-		this.device.start();
+		this.device = device;
+		device.start();
 		return new Promise((resolve) => {
 			this.leave = () => {
 				this.leading = false;

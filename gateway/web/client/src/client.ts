@@ -13,6 +13,7 @@ import type { Message } from "./feed.js";
 import { BrowserKeeper, MemoryKeeper, newId } from "./keepers.js";
 import type { Keeper } from "./keepers.js";
 
+const REPLACED_MS = 500; // after a newer session of this device came, until it is said that it is none of our tabs
 const LEADER_MS = 3000; // a leader that says nothing for so long to somebody who asks is frozen
 
 export interface Options {
@@ -38,11 +39,11 @@ export interface Options {
 
 type Call = "send" | "subscribe" | "unsubscribe" | "report" | "start" | "wake";
 type Heard =
-  | { k: "told"; kind: keyof Told; what: any; mode: "full" | "saver" }
+  | { k: "told"; tab: string; kind: keyof Told; what: any }
   | { k: "call"; name: Call; args: any[] }
   | { k: "tab"; tab: string; hidden: boolean; ask?: boolean }
   | { k: "bye"; tab: string }
-  | { k: "who" };
+  | { k: "lead"; tab: string };
 
 export class Vestnik {
   keeper!: Keeper;
@@ -56,6 +57,7 @@ export class Vestnik {
   private tabs = new Map<string, boolean>();
   private leave: (() => void) | null = null;
   private name = "";
+  private leader: string | undefined;
   private heard = 0;
   private running = false;
   private undo: (() => void)[] = [];
@@ -78,7 +80,7 @@ export class Vestnik {
     this.name = this.options.name ?? (account ? `vestnik-${account}` : "vestnik");
     this.keeper = keeper ?? (globalThis.indexedDB ? new BrowserKeeper(this.name) : new MemoryKeeper());
     this.watch();
-    if (share && globalThis.navigator?.locks && globalThis.BroadcastChannel) this.join();
+    if (share && globalThis.document && navigator.locks && globalThis.BroadcastChannel) this.join();
     else void this.lead();
   }
 
@@ -132,7 +134,7 @@ export class Vestnik {
   }
 
   private tell<K extends keyof Told>(kind: K, what: Told[K]): void {
-    this.post({ k: "told", kind, what, mode: this.mode() });
+    this.post({ k: "told", tab: this.tab, kind, what });
     this.emit(kind, what);
   }
 
@@ -189,7 +191,9 @@ export class Vestnik {
       void this.device?.stop();
       this.device = null;
       this.leading = false;
-      if (this.running) this.stand();
+      if (!this.running) return;
+      this.stand();
+      this.present(true);
     });
   }
 
@@ -209,11 +213,14 @@ export class Vestnik {
 
   private hear(what: Heard): void {
     if (what.k === "told") {
-      this.heard = Date.now();
+      this.leader ??= what.tab;
+      if (what.tab === this.leader) this.heard = Date.now();
+      else if (what.kind === "state") return; // it led before
       this.emit(what.kind, what.what);
     } else if (what.k === "call") {
       if (this.device) this.call(what.name, ...what.args);
-    } else if (what.k === "who") {
+    } else if (what.k === "lead") {
+      this.leader = what.tab;
       this.present(false);
     } else {
       if (what.k === "bye") this.tabs.delete(what.tab);
@@ -227,8 +234,9 @@ export class Vestnik {
   private lead(): Promise<void> {
     const { address = globalThis.location?.origin, subprotocol = "vestnik.v1.json", agent = "vestnik-client/1.0" } = this.options;
     this.leading = true;
-    this.post({ k: "who" });
-    this.device = new Device({
+    this.leader = this.tab;
+    this.post({ k: "lead", tab: this.tab });
+    const device = new Device({
       address,
       token: this.options.token,
       keeper: this.keeper,
@@ -236,11 +244,17 @@ export class Vestnik {
       mode: this.mode(),
       subprotocol,
       agent,
-      tell: (kind, what) => this.tell(kind, what),
+      tell: (kind, what) => {
+        // A newer session of this device may be another tab's, which took the lead: then nothing is wrong.
+        const replaced = this.channel && kind === "state" && (what as { code?: number }).code === 4409;
+        if (replaced) setTimeout(() => this.device === device && this.tell(kind, what), REPLACED_MS);
+        else this.tell(kind, what);
+      },
       tap: this.options.tap,
       WebSocket: this.options.WebSocket,
     });
-    this.device.start();
+    this.device = device;
+    device.start();
     return new Promise((resolve) => {
       this.leave = () => {
         this.leading = false;
