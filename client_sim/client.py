@@ -231,7 +231,7 @@ class Client:
         feeds: Sequence[str] = (),
         mode: Literal["full", "saver"] = "full",
         subprotocol: str = "vestnik.v1.json",
-        agent: str = "vestnik-sim",
+        agent: str = "vestnik-sim/1.0",
         observe: Observe = lambda t, message: None,
         tap: Tap = lambda way, message: None,
         outbox: Outbox | None = None,

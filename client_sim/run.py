@@ -93,7 +93,7 @@ Progress = Callable[[str, Mapping[str, Any], Outcome], None]
 """Told every second: the phase, the sample of that second, and everything so far. Must not block."""
 
 
-class _Lines:
+class Lines:
     """A journal file. Lines are whole on disk about every second, and at the end."""
 
     def __init__(self, path: Path):
@@ -132,7 +132,7 @@ async def play(
     stopping = stop or asyncio.Event()
     with contextlib.ExitStack() as files:
         agencies, devices, faults = (
-            files.enter_context(contextlib.closing(_Lines(directory / name)))
+            files.enter_context(contextlib.closing(Lines(directory / name)))
             for name in (AGENCIES, DEVICES, FAULTS_FILE)
         )
         async with httpx.AsyncClient(timeout=10, trust_env=False, limits=httpx.Limits(max_connections=64)) as http:
@@ -211,7 +211,7 @@ async def _settle(scene: _Scene, plan: Plan, outcome: Outcome) -> None:
     await asyncio.sleep(1.5)  # a last repeat or an invented event has time to come; acks go out
 
 
-async def _happen(scene: _Scene, faults: Sequence[Fault], outcome: Outcome, lines: _Lines, began: float) -> None:
+async def _happen(scene: _Scene, faults: Sequence[Fault], outcome: Outcome, lines: Lines, began: float) -> None:
     """Make the faults of the plan, each beside the others; return when all are over."""
     clock = asyncio.get_running_loop().time
 
@@ -236,7 +236,7 @@ class _Meter:
     """Takes a sample every second: what was counted, and what it costs us and the gateway."""
 
     def __init__(
-        self, outcome: Outcome, gateway: Gateway | None, progress: Progress, began: float, files: Sequence[_Lines]
+        self, outcome: Outcome, gateway: Gateway | None, progress: Progress, began: float, files: Sequence[Lines]
     ):
         self.outcome, self.gateway, self.progress, self.began, self.files = outcome, gateway, progress, began, files
         self.phase = "running"

@@ -1,0 +1,111 @@
+"""Whole runs: plan in, journals, outcome and verdict out, whatever happens on the way."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from client_sim.agencies import AGENCIES as SAMPLES
+from client_sim.faults import Fault
+from client_sim.fleet import Roster
+from client_sim.identity import LocalKey
+from client_sim.journal import read
+from client_sim.local import Gateway, secrets_of
+from client_sim.report import summary
+from client_sim.run import AGENCIES, DEVICES, FAULTS_FILE, Outcome, Plan, Stage, judge, play
+from tests.client_sim.conftest import SETTINGS, Running
+
+
+def silent(phase: str, sample: Mapping[str, Any], outcome: Outcome) -> None: ...
+
+
+async def test_a_killed_frozen_and_full_gateway_loses_nothing(tmp_path: Path):
+    """Its store is judged, too."""
+    settings = {name.lower(): value for name, value in SETTINGS.items()}
+    faults = (Fault(1.5, "kill", 0.1), Fault(4, "freeze", 0.7), Fault(5, "full_disk", 0.7), Fault(6, "storm"))
+    roster = Roster(40, 20, {"steady": 3, "commuter": 1}, {"perfect": 3, "lte": 1}, 8, 7.0, pace=10)
+    phases = []
+    async with Gateway(tmp_path / "data", settings) as gateway:
+        await gateway.start()
+        secrets = await secrets_of(SAMPLES[:2], gateway.data, gateway.environment)
+        stage = Stage(gateway.host, gateway.port, LocalKey(gateway.data / "token-key.pem"), secrets, gateway)
+        stage.store = gateway.store
+        began = time.monotonic()
+        outcome = await play(
+            Plan(roster, "steady", 40, faults, settle_s=40),
+            stage,
+            tmp_path / "out",
+            lambda phase, sample, so_far: phases.append((phase, sample)),
+        )
+        assert time.monotonic() - began < 60
+        assert gateway.starts == 2
+    assert outcome.complete, outcome.ended
+    assert outcome.verdict is not None
+    assert outcome.verdict.ok, str(outcome.verdict)
+    assert (outcome.behind, outcome.waiting) == (0, 0)
+    assert outcome.settled_s is not None
+    assert outcome.tally.counts["unanswered"] > 0
+    assert outcome.tally.counts["opened"] > 60
+    assert outcome.verdict.counts["rows"] == outcome.verdict.counts["events"]
+    assert [fault["name"] for fault in outcome.faults] == ["kill", "freeze", "full_disk", "storm"]
+    assert all("to" in fault and "not" not in fault for fault in outcome.faults)
+    assert len(list(read(tmp_path / "out" / FAULTS_FILE))) == 8
+    assert {phase for phase, _ in phases} == {"running", "quiet"}
+    assert any("gateway_mb" in sample for _, sample in phases)
+    assert summary(outcome, "x")["ok"] is True
+
+
+async def test_an_interrupted_run_has_its_journals_and_its_verdict(running: Running, tmp_path: Path):
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(2.5, stop.set)
+    roster = Roster(20, 10, {"steady": 1}, {"perfect": 1}, 9, 600.0, pace=5, prefix="stop-")
+    outcome = await play(Plan(roster, rate=30), running.stage(), tmp_path, silent, stop)
+    assert outcome.ended == "Interrupted."
+    assert 2 < outcome.seconds < 5
+    assert outcome.verdict is not None
+    assert outcome.verdict.ok, str(outcome.verdict)
+    assert judge(tmp_path).ok
+    assert sum(1 for note in read(tmp_path / DEVICES) if note["t"] == "event") > 10
+    assert summary(outcome, "x")["ok"] is True
+
+
+async def test_a_planted_fault_is_found(running: Running, tmp_path: Path):
+    roster = Roster(6, 3, {"steady": 1}, {"perfect": 1}, 10, 2.0, pace=20, prefix="plant-")
+    outcome = await play(Plan(roster, rate=30, settle_s=20), running.stage(), tmp_path, silent)
+    assert outcome.verdict is not None
+    assert outcome.verdict.ok, str(outcome.verdict)
+    lines = (tmp_path / DEVICES).read_text().splitlines(keepends=True)
+    kept = max(number for number, line in enumerate(lines) if line.startswith('{"t":"keep"'))
+    (tmp_path / DEVICES).write_text("".join(lines[:kept] + lines[kept + 1 :]))
+    assert set(judge(tmp_path).faults) & {"lost", "cursor"}
+
+
+async def test_a_gateway_that_does_not_come_back_ends_the_run_with_a_sentence(tmp_path: Path):
+    """The port is taken meanwhile: everything until then is told."""
+
+    class Broken(Gateway):
+        async def start(self) -> None:
+            self.starts += 1
+            if self.starts > 1:
+                from client_sim.local import Cannot
+
+                raise Cannot("The port is taken.")
+            self.starts -= 1
+            await super().start()
+
+    import client_sim.faults
+
+    async with Broken(tmp_path / "data", {"drain_s": "0"}) as gateway:
+        await gateway.start()
+        secrets = await secrets_of(SAMPLES[:1], gateway.data, gateway.environment)
+        stage = Stage(gateway.host, gateway.port, LocalKey(gateway.data / "token-key.pem"), secrets, gateway)
+        roster = Roster(5, 5, {"steady": 1}, {"perfect": 1}, 1, 60.0, pace=20)
+        client_sim.faults.RESTARTS_S, before = 0.5, client_sim.faults.RESTARTS_S  # type: ignore[misc]
+        try:
+            outcome = await play(Plan(roster, rate=5, faults=(Fault(1, "kill"),)), stage, tmp_path / "out", silent)
+        finally:
+            client_sim.faults.RESTARTS_S = before  # type: ignore[misc]
+    assert outcome.ended == "The port is taken."
+    assert (tmp_path / "out" / AGENCIES).exists()
+    assert outcome.verdict is not None
