@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -38,9 +39,10 @@ class Schedule:
         self._at, self._level = now, level
         return len(self._due)
 
-    def take(self, now: float) -> list[float]:
-        """The moments of the events that should be posted now: a whole batch, or what has waited long enough."""
-        if not self.due(now):
+    def take(self, now: float, until: float = math.inf) -> list[float]:
+        """The moments of the events that should be posted now: a whole batch, or what has waited long enough. After
+        `until` nothing more is due."""
+        if not self.due(min(now, until)):
             return []
         if len(self._due) < self.posts.batch and now - self._due[0] < GATHER_S:
             return []

@@ -11,7 +11,7 @@
     [windows]    calm = [from, to]                  seconds; bounds can speak of one
     settle = 5                                      seconds of quiet at the end, in which everybody must get everything
     [[bounds]]   what, most | least, priority, window, against, ratio, slack      see `verdict`
-    [limit]      what = "late_p99_s", most, share   a ramp: the rate is told at which it breaks (`verdict.limit`)
+    [limit]      most, behind                       a ramp: the rate is told at which it breaks (`verdict.limit`)
     [gateway]    settings of the gateway that is started for it
 
 Pure but for `load`. Times are seconds since the first phone came.
@@ -151,10 +151,11 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The ramp is broken when in a second `most` seconds of the p99 are passed, or less than `share` was accepted."""
+    """The ramp is broken when the p99 of what was due in a second passes `most` seconds, or when more events wait to be
+    accepted than are due in `behind` seconds."""
 
     most: float
-    share: float = 0.9
+    behind: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

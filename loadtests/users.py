@@ -268,8 +268,7 @@ class AgencyUser(Vestnik):
     def _stream(self, schedule: Schedule) -> None:
         run, http, posts = self.shared, Http(self.where), schedule.posts
         while run.now() < run.busy + run.scenario.settle * POSTING_SHARE:
-            now = min(run.now(), run.busy)
-            taken = schedule.take(now) if run.accounts or posts.public else []
+            taken = schedule.take(run.now(), run.busy) if run.accounts or posts.public else []
             if not taken:
                 gevent.sleep(TICK_S)
                 continue

@@ -270,13 +270,13 @@ def limit(
     asked: Sequence[float], accepted: Sequence[float], p99_s: Sequence[float | None], bound: Limit
 ) -> tuple[int, str]:
     """The index of the first second of two in a row that break the bound, and why; the length when none does."""
-    before = ""
+    before, waiting = "", 0.0
     for second, (want, got, late) in enumerate(zip(asked, accepted, p99_s, strict=True)):
-        why = ""
+        why, waiting = "", max(0.0, waiting + want - got)
         if late is not None and late > bound.most:
             why = f"p99 {late:.3g} s"
-        elif got < bound.share * want:
-            why = f"{got:,.0f} of {want:,.0f} a second were accepted"
+        elif waiting > bound.behind * want + 1:
+            why = f"{waiting:,.0f} events waited to be accepted"
         if why and before:
             return second - 1, before
         before = why

@@ -57,13 +57,13 @@ class Swarm:
         self.changed: Callable[[], None] = lambda: None
         self._target: tuple[Callable[[], bool], asyncio.Future[None]] | None = None
 
-    async def connect(self, phones: Sequence["Phone"], at_once: int) -> None:
+    async def connect(self, phones: Sequence["Phone"], at_once: int, patience_s: float = 60.0) -> None:
         """Returns when all are caught up. At most `at_once` are on their way at any moment."""
         loop = asyncio.get_running_loop()
         self.phones = list(phones)
         self.ready = begun = 0
         attempts: set[asyncio.Task[Any]] = set()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience_s
         while self.ready < len(phones):
             while begun < len(phones) and begun - self.ready < at_once:
                 phone = phones[begun]
@@ -162,6 +162,10 @@ class Phone(asyncio.Protocol):
             self._transport = None
             self.swarm.fail(f"a connection was lost: {exc}")
 
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
     def leave(self) -> None:
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -179,7 +183,7 @@ class Phone(asyncio.Protocol):
         if self._rest is None:
             head, found, data = data.partition(b"\r\n\r\n")
             if not found or not head.startswith(b"HTTP/1.1 101"):
-                return self.swarm.fail(f"the handshake was answered {head[:60]!r}")
+                return self.refused(head)
             self._rest = b""
             self.opened()
         elif self._rest:
@@ -202,6 +206,9 @@ class Phone(asyncio.Protocol):
             self.ack()
         self.swarm.moved()
         return None
+
+    def refused(self, head: bytes) -> None:
+        self.swarm.fail(f"the handshake was answered {head[:60]!r}")
 
     def opened(self) -> None:
         hello: dict[str, Any] = {"t": "hello", "token": self._token, "device": self.device}

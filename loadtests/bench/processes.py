@@ -56,10 +56,17 @@ def machine_s() -> tuple[float, float]:
 
 def family_s() -> float:
     """CPU seconds of this process and of its children so far, those that ended included."""
-    times = os.times()
-    mine = times.user + times.system + times.children_user + times.children_system
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return mine + sum(cpu_s(int(child)) for child in children)
+    return tree_s(os.getpid())
+
+
+def tree_s(pid: int) -> float:
+    """CPU seconds of a process and of all that it ever started, as far as somebody waited for what has ended."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:15]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0.0
+    return sum(map(int, ticks)) * TICK_S + sum(tree_s(int(child)) for child in children)
 
 
 def of_tree() -> dict[str, str]:
@@ -98,6 +105,19 @@ class Server:
             env=self._environ,
         )
         self.pid = self._process.pid
+
+    async def terminate(self, patience_s: float) -> int:
+        """SIGTERM, and its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return await asyncio.to_thread(self._process.wait, patience_s)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.name} did not end within {patience_s:.0f} s of SIGTERM: {self.tail()}") from None
+
+    async def start_again(self) -> None:
+        """Another life on the same directory and port, after `terminate`."""
+        self._start()
+        await self.started()
 
     async def kill_and_start(self) -> None:
         """SIGKILL, and another life on the same directory and port."""
@@ -165,11 +185,14 @@ def reference(kind: str) -> Server:
 
 
 class Gateway(Server):
-    """`vestnik serve` with its defaults on a fresh directory, and the commands that go with it."""
+    """`vestnik serve` with its defaults, and the commands that go with it; its data is in a fresh directory, or in one
+    that it shares with other nodes."""
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
-        command = [str(BIN / "vestnik"), "serve", "--host", "127.0.0.1", "--port", "{port}", "--data", "{dir}"]
+    def __init__(self, settings: Mapping[str, str] | None = None, data: Path | None = None) -> None:
+        folder = str(data) if data else "{dir}"
+        command = [str(BIN / "vestnik"), "serve", "--host", "127.0.0.1", "--port", "{port}", "--data", folder]
         super().__init__("the gateway", command, settings, of_tree())
+        self._data = data or self.directory
         self._minted = 0
 
     async def command(self, *words: str) -> str:
@@ -180,7 +203,7 @@ class Gateway(Server):
             cwd=self.directory,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=self._environ | {"VESTNIK_DATA": str(self.directory)},
+            env=self._environ | {"VESTNIK_DATA": str(self._data)},
         )
         out, err = await process.communicate()
         if process.returncode:

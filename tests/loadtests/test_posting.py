@@ -33,6 +33,14 @@ def test_what_is_due_has_its_own_time() -> None:
     assert schedule.take(1.0) == []
 
 
+def test_the_last_batch_is_not_kept_back() -> None:
+    schedule = Schedule(Posts("gov.code.sent", Curve([(0, 10)]), batch=100), 0, 1)
+    assert schedule.take(1.0, 1.02) == [pytest.approx((number + 1) / 10) for number in range(10)]
+    late = Schedule(Posts("gov.code.sent", Curve([(0, 1), (1, 1)]), batch=100), 0, 1)
+    assert late.take(1.0, 1.0) == []
+    assert late.take(1.1, 1.0) == [pytest.approx(1.0)]
+
+
 def test_no_more_than_a_batch() -> None:
     schedule = Schedule(Posts("gov.code.sent", Curve([(0, 10)]), batch=4), 0, 1)
     assert [len(schedule.take(1.05)) for _ in range(4)] == [4, 4, 2, 0]
