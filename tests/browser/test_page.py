@@ -118,6 +118,23 @@ async def test_what_was_missed_comes_when_the_network_is_back_once(browser: Chro
     assert await page.run("document.getElementById('notice').hidden")
 
 
+async def test_a_flood_is_kept_whole_and_the_page_goes_on(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await world.publish(*(world.notice(person, f"Номер {n}") for n in range(400)))
+    await world.publish(world.status(person, "done"))
+    await page.until(card("Готово"))
+    read = """new Promise((resolve, reject) => {
+      const open = indexedDB.open('vestnik-%s');
+      open.onerror = () => reject(open.error);
+      open.onsuccess = () => {
+        const keys = open.result.transaction('events').objectStore('events').getAllKeys();
+        keys.onsuccess = () => { open.result.close(); resolve(keys.result.map(([, offset]) => offset)); };
+      };
+    })"""
+    assert await page.run(read % person) == list(range(1, 402))
+
+
 async def test_offline_and_online_events(browser: Chromium, world: World):
     person = world.person()
     page = await sign_in(browser, world, person)

@@ -110,11 +110,23 @@ async function ask(path, options = {}, given) {
 
 // What comes
 
+let reloading = null;
+let again = false;
+
+/** Show what is kept. However much comes meanwhile, it is read once more after that. */
 async function reload() {
-  if (!client) return;
-  const { keeper } = client;
-  [snapshot, rows] = await Promise.all([keeper.snapshot(), keeper.recent(200)]).catch(() => [snapshot, rows]);
-  draw();
+  again = true;
+  reloading ??= (async () => {
+    while (again && client) {
+      again = false;
+      const { keeper } = client;
+      const kept = await Promise.all([keeper.snapshot(), keeper.recent(200)]).catch(() => null);
+      if (!kept || client?.keeper !== keeper) continue;
+      [snapshot, rows] = kept;
+      draw();
+    }
+  })().finally(() => { reloading = null; });
+  await reloading;
 }
 
 async function arrived(feed, events) {

@@ -39,7 +39,14 @@ export function card(item) {
       said.deadline = ["issued", "overdue"].includes(status) ? (more.discount_until ?? more.deadline) : undefined;
       if (more.date) said.lines.push([statusName(status, item.type), day(more.date)]);
       break;
+    case "gov.code.sent":
+      said.title = more.purpose;
+      said.sum = more.code;
+      said.deadline = more.until ?? item.until;
+      break;
     default:
+      said.number = more.case;
+      said.deadline = more.deadline;
       said.text = item.text ?? more.text;
       said.url = item.url ?? more.url;
   }
@@ -68,6 +75,13 @@ export function line(event) {
     case "gov.record.changed":
       said.label = [words.registries[data.registry] ?? data.registry, words.registries[data.key] ?? data.key].join(": ");
       said.text = Object.entries(data.fields).map((pair) => pair.join(": ")).join(", ");
+      break;
+    case "gov.code.sent":
+      said.label = `${words.types[type]}: ${data.code}`;
+      said.text = data.purpose;
+      break;
+    case "gov.court.decided":
+      said.text = [`${words.number} ${data.case}`, data.text].join(". ");
       break;
     case "gov.emergency.published":
       said.urgent = true;
