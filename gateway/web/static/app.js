@@ -286,9 +286,15 @@ function drawApplications() {
   cards(view.lastChild, snapshot.applications, words.noApplications);
 }
 
+/** A notice past its end shows no more. A day lasts until it is over. */
+function lasts({ until, expirytime }) {
+  const ends = (text) => Date.parse(text) + (text.length === 10 ? 86_400_000 : 0);
+  return [until, expirytime].every((text) => !text || !(ends(text) <= Date.now()));
+}
+
 function drawSections() {
   const wanted = current().sub;
-  const items = [...snapshot.applications, ...snapshot.records, ...snapshot.notices];
+  const items = [...snapshot.applications, ...snapshot.records, ...snapshot.notices.filter(lasts)];
   const names = [...Object.keys(SECTIONS), ...(items.some((item) => sectionOf(item.agency) === "other") ? ["other"] : [])];
   const name = names.includes(wanted) ? wanted : names[0];
   const view = show(`section ${name} ${names.length}`, () => h("section", {},

@@ -219,7 +219,10 @@ export function advice(code) {
 export const KEPT_EVENTS = 500;
 const LISTS = ["applications", "records", "notices"];
 export function fold(snapshot, offset, event) {
-	const { type, source, subject, data } = event;
+	const { type, source, subject } = event;
+	const data = event.data ?? {};
+	if (type === "gov.erased")
+		return;
 	const agency = String(source).replace("/agencies/", "");
 	const [list, keys] = type === "gov.status.changed" ? ["applications", ["agency", "application"]]
 		: type === "gov.record.changed" ? ["records", ["agency", "registry", "key"]]

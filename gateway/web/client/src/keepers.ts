@@ -38,7 +38,9 @@ const LISTS = ["applications", "records", "notices"];
 
 /** Bring the snapshot (contract, 4.1) forward by one event of the account's feed. */
 export function fold(snapshot: Message, offset: number, event: CloudEvent): void {
-  const { type, source, subject, data } = event;
+  const { type, source, subject } = event;
+  const data = event.data ?? {};
+  if (type === "gov.erased") return; // says what is no more; the snapshot is taken anew
   const agency = String(source).replace("/agencies/", "");
   const [list, keys]: [string, string[]] =
     type === "gov.status.changed" ? ["applications", ["agency", "application"]]
