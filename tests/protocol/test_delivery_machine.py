@@ -331,7 +331,8 @@ class Machine(RuleBasedStateMachine):
             (gateway.session, "log", self.faults),
             (gateway.hub, "SLICE", 2),
             (gateway.hub, "RETRY_S", 0),
-            (gateway.hub, "GATHER_S", 0),
+            (gateway.hub, "JOIN_GATHER_S", 0),
+            (gateway.hub, "READ_GATHER_S", 0),
         ):
             self.undo.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
