@@ -58,7 +58,9 @@ def _(environment: Any, **_: Any) -> None:
     for habit, phone in PHONES.items():
         phone.weight = run.scenario.mix.get(habit, 0)
     if environment.parsed_options.scenario and not isinstance(environment.runner, WorkerRunner):
-        environment.shape_class = shapes.ScenarioShape(run.scenario)
+        environment.shape_class = shapes.ScenarioShape(
+            run.scenario, lambda: _alone(environment) and Vestnik.shared.quiet()
+        )
         environment.shape_class.runner = environment.runner
     AgencyUser.fixed_count = run.scenario.agencies
     environment.user_classes = [
@@ -67,6 +69,11 @@ def _(environment: Any, **_: Any) -> None:
         if (kind.weight > 0 or kind is AgencyUser) and _chosen(kind, environment.parsed_options)
     ]
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+
+def _alone(environment: Any) -> bool:
+    """All users are of this process; what those of workers have, only the journals know."""
+    return not isinstance(environment.runner, MasterRunner)
 
 
 def _chosen(kind: type[Vestnik], options: Any) -> bool:

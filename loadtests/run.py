@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 import orjson
 
 from client_sim.identity import Identity, LocalKey, NoTokens, TokenFile
-from loadtests.device import Facts
+from loadtests.device import Device, Facts
 from loadtests.scenario import Curve, Fault, Posts, Scenario, load
 
 AGENCIES, DEVICES, GENERATOR, ABOUT = "agencies", "devices", "generator", "run.json"
@@ -20,6 +20,8 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 class Cut(Protocol):
     """A phone that can be cut off."""
+
+    device: Device
 
     def cut(self, within_s: float) -> None: ...
 
@@ -71,6 +73,8 @@ class Run:
         self.facts = Facts()
         self.phones: dict[str, Cut] = {}  # connected or about to be, by account
         self.accounts: list[str] = []
+        self.heads: dict[str, int] = {}  # by feed, as the agencies of this process were told
+        self.streams = 0  # of agencies that still post
         self._prefix = f"l{secrets.token_hex(3)}-{worker}-"
         self._made = 0
         self._given = iter(self.identity.accounts()) if isinstance(self.identity, TokenFile) else None
@@ -122,6 +126,18 @@ class Run:
             raise NoTokens(f"No agency's secret lies in {self.data / 'secrets'}: give --data or --secrets.")
         code = list(self.secrets)[number % len(self.secrets)]
         return code, self.secrets[code]
+
+    def quiet(self) -> bool:
+        """Everything is posted, and every phone of this process has everything that its agencies were told of."""
+        return (
+            self.now() > self.busy
+            and not self.streams
+            and all(
+                phone.device.live
+                and all(at >= self.heads.get(feed, 0) for feed, (_, at) in phone.device.positions.items())
+                for phone in self.phones.values()
+            )
+        )
 
     def drop(self, fault: Fault) -> None:
         for phone in list(self.phones.values()):

@@ -9,7 +9,7 @@
     [[faults]]   at, name = "drop", share, within   of the phones: cut off, back within so many seconds
                  at, name = "kill"                  of the gateway, where it is ours; started again at once
     [windows]    calm = [from, to]                  seconds; bounds can speak of one
-    settle = 5                                      seconds of quiet at the end, in which everybody must get everything
+    settle = 20                                     seconds of quiet at the end, at most, until everybody has everything
     [[bounds]]   what, most | least, priority, window, against, ratio, slack      see `verdict`
     [limit]      most, behind                       a ramp: the rate is told at which it breaks (`verdict.limit`)
     [gateway]    settings of the gateway that is started for it

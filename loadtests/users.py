@@ -266,8 +266,17 @@ class AgencyUser(Vestnik):
             self.streams.kill()
 
     def _stream(self, schedule: Schedule) -> None:
+        self.shared.streams += 1
+        try:
+            self._post(schedule)
+        finally:
+            self.shared.streams -= 1
+
+    def _post(self, schedule: Schedule) -> None:
         run, http, posts = self.shared, Http(self.where), schedule.posts
         while run.now() < run.busy + run.scenario.settle * POSTING_SHARE:
+            if run.now() > run.busy and not schedule.due(run.busy):
+                break
             taken = schedule.take(run.now(), run.busy) if run.accounts or posts.public else []
             if not taken:
                 gevent.sleep(TICK_S)
@@ -314,6 +323,8 @@ class AgencyUser(Vestnik):
         for event, found, result in zip(events, digests, results, strict=True):
             where = {key: result[key] for key in ("feed", "epoch", "offset", "duplicate") if key in result}
             about = {"source": event["source"], "id": event["id"], "digest": found, "type": event["type"]}
+            if "offset" in where:
+                run.heads[where["feed"]] = max(where["offset"], run.heads.get(where["feed"], 0))
             note({"t": "answer", **about, "status": result["status"], "seconds": round(took, 4), **where})
         if answer.status in (202, 207):
             self.told("POST", name, took, len(raw))

@@ -11,7 +11,7 @@ BIN = Path(sys.executable).parent
 SMALL = """
 says = "A few phones, one of each habit, a cut of the line and a kill."
 agencies = 2
-settle = 8
+settle = 30
 [phones]
 curve = [[0, 20], [4, 20]]
 mix = {steady = 2, flaky = 1, slow = 1, anxious = 1}
