@@ -61,7 +61,12 @@ class Lane:
         self.broken = False
 
     async def open(self) -> None:
-        await self._aio  # ends its thread by itself when it fails
+        try:
+            await self._aio
+        except BaseException:
+            # It ends its thread by itself, and the thread's last word is to this loop, which may not be there for long.
+            await asyncio.to_thread(self._aio._thread.join, BUSY_S)
+            raise
         self._opened = True
 
     def stop(self) -> "asyncio.Future[Any] | None":
