@@ -248,6 +248,7 @@ def run(
         if own:
             scenario = Scenario("run", "", plan)
             return await _play_own(scenario, directory, stop, "vestnik-sim run")
+        _check_files(plan)
         stage = await _stage(address, data, tokens)
         return await _play(plan, stage, directory, stop, "vestnik-sim run")
 
@@ -512,7 +513,6 @@ def _tell(tally: Tally, offices: Offices) -> None:
 
 
 async def _play(plan: Plan, stage: Stage, directory: Path, stop: asyncio.Event, title: str) -> Outcome:
-    _check_files(plan)
     with Board(console, title, plan.seconds) as board:
         return await play(plan, stage, directory, board, stop)
 
@@ -527,13 +527,14 @@ async def _play_own(
     tmpfs: bool = False,
 ) -> Outcome:
     """Play against a gateway that is started for it and is gone afterwards."""
+    _check_files(scenario.plan)
     data = directory / "gateway"
     if (data / "vestnik.db").exists():
         raise Cannot(f"{directory} holds an earlier run: choose another --out.")
     async with contextlib.AsyncExitStack() as stack:
         gateway, disk = await stack.enter_async_context(_gateway(data, scenario.settings, extra, tmpfs))
         secrets = await secrets_of(AGENCIES, gateway.data, gateway.environment)
-        await asyncio.sleep(KNOWN_AFTER_S)
+        await gateway.start()
         # Tokens last longer than the run, and were issued long before it: the gateway's clock may be moved.
         ttl_s = 2 * TOKEN_AGE_S + scenario.plan.seconds
         identity = LocalKey(gateway.data / "token-key.pem", ttl_s, TOKEN_AGE_S)
@@ -557,7 +558,6 @@ async def _gateway(
                 disk = stack.enter_context(Tmpfs(where))
         async with Gateway(data, settings, disk=where if disk is not None else None) as gateway:
             gateway.extra = dict(extra or {})
-            await gateway.start()
             yield gateway, disk
 
 

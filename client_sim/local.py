@@ -87,14 +87,21 @@ async def secrets_of(agencies: Sequence[Agency], data: Path, environment: Mappin
     }
     directory = data / "secrets"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for agency in agencies:
-        file = directory / agency.code
-        if agency.code not in listed or not file.exists():
-            flags = ["--ed25519"] if agency.ed25519 else []
-            secret = await command("agency", "add", agency.code, *flags, environment=environment)
-            file.touch(mode=0o600)
-            file.write_text(secret, "ascii")
+
+    async def add(agency: Agency, file: Path) -> None:
+        flags = ["--ed25519"] if agency.ed25519 else []
+        secret = await command("agency", "add", agency.code, *flags, environment=environment)
+        _write(file, secret)
+
+    files = {agency.code: directory / agency.code for agency in agencies}
+    new = [agency for agency in agencies if agency.code not in listed or not files[agency.code].exists()]
+    await asyncio.gather(*(add(agency, files[agency.code]) for agency in new))
     return {agency.code: (directory / agency.code).read_text("ascii").strip() for agency in agencies}
+
+
+def _write(file: Path, secret: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(secret, "ascii")
 
 
 class Gateway:

