@@ -17,26 +17,22 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console
 
-from client_sim.agencies import AGENCIES, BY_CODE, Agency, Desk, Publisher, Unsent, rfc3339
+from client_sim.agencies import AGENCIES, BY_CODE, Desk, Publisher, Unsent, rfc3339
 from client_sim.client import Client, Stopped
+from client_sim.local import Cannot, command, end, secrets_of
 from client_sim.phone import Phone, Screen, follow
 
 ACCOUNTS = ("anna", "boris", "vera")
 WATCHED = "anna"  # whose phone prints
 START_S = 30.0
-STOP_S = 5.0
 CANNOT_START = 3  # as `vestnik serve` exits when it cannot
-
-
-class Cannot(Exception):
-    """The demo cannot start or go on. The text is one sentence for a person."""
 
 
 class Demo:
@@ -84,8 +80,9 @@ class Demo:
                 ready.cancel()
                 return
             await ready
-            secrets = await self._secrets()
-            self._say_hello(secrets["gibdd"], await self._token("--ttl", "86400", WATCHED))
+            self._say_step("looking after the sample agencies")
+            secrets = await secrets_of(AGENCIES, self.data, self.environment)
+            self._say_hello(self.data / "secrets" / "gibdd", await self._token("--ttl", "86400", WATCHED))
             async with contextlib.AsyncExitStack() as stack:
                 work = [
                     stopping,
@@ -136,7 +133,7 @@ class Demo:
             try:
                 yield gateway
             finally:
-                await _end(gateway)
+                await end(gateway)
 
     async def _ready(self, http: httpx.AsyncClient, gateway: asyncio.subprocess.Process) -> None:
         ends = time.monotonic() + START_S
@@ -150,44 +147,8 @@ class Demo:
             await asyncio.sleep(0.05)
         raise Cannot(f"The gateway was not ready after {START_S:.0f} s; its log is {_near(self.log)}.")
 
-    async def _vestnik(self, *arguments: str) -> str:
-        """What a command prints. Raises Cannot with what it says when it fails."""
-        process = await asyncio.create_subprocess_exec(
-            self.vestnik,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=self.environment,
-            start_new_session=True,
-        )
-        try:
-            out, errors = await process.communicate()
-        finally:
-            await _end(process)
-        if process.returncode != 0:
-            said = errors.decode("utf-8", "replace").strip().splitlines()
-            raise Cannot(said[-1] if said else f"`vestnik {arguments[0]}` ended with exit code {process.returncode}.")
-        return out.decode()
-
     async def _token(self, *arguments: str) -> str:
-        return (await self._vestnik("token", *arguments)).strip()
-
-    async def _secrets(self) -> dict[str, Path]:
-        """Files with the agencies' secrets; an agency that the store does not know is added."""
-        listed = {json.loads(line)["code"] for line in (await self._vestnik("agency", "list", "--json")).splitlines()}
-        directory = self.data / "secrets"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        files = {agency.code: directory / agency.code for agency in AGENCIES}
-        new = [agency for agency in AGENCIES if agency.code not in listed or not files[agency.code].exists()]
-        if new:
-            self._say_step(f"adding {len(new)} sample agencies")
-        await asyncio.gather(*(self._add(agency, files[agency.code]) for agency in new))
-        return files
-
-    async def _add(self, agency: Agency, file: Path) -> None:
-        secret = await self._vestnik("agency", "add", agency.code, *(["--ed25519"] if agency.ed25519 else []))
-        _write_secret(file, secret)
+        return (await command("token", *arguments, environment=self.environment)).strip()
 
     # Who lives here
 
@@ -208,14 +169,11 @@ class Demo:
         )
         await follow(phone, client)
 
-    async def _publish(self, http: httpx.AsyncClient, secrets: dict[str, Path]) -> None:
+    async def _publish(self, http: httpx.AsyncClient, secrets: Mapping[str, str]) -> None:
         """Publish events of random agencies, `rate` a second on average, until cancelled."""
         desks = [Desk(agency, (WATCHED, *ACCOUNTS), self.rng) for agency in AGENCIES]
         weights = [1 if agency.code == "mchs" else 3 for agency in AGENCIES]
-        publishers = {
-            code: Publisher(self.address, code, file.read_text("ascii").strip(), http, self.rng)
-            for code, file in secrets.items()
-        }
+        publishers = {code: Publisher(self.address, code, secret, http, self.rng) for code, secret in secrets.items()}
         while True:
             desk = self.rng.choices(desks, weights)[0]
             publisher = publishers[desk.agency.code]
@@ -293,26 +251,6 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def _write_secret(file: Path, secret: str) -> None:
-    file.touch(mode=0o600)
-    file.write_text(secret, "ascii")
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and SIGKILL to what is still there after a few seconds."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
 
 
 @contextlib.contextmanager
