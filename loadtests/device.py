@@ -84,6 +84,7 @@ class Device:
         self.positions: dict[str, tuple[str, int]] = {}  # what it keeps: (epoch, offset)
         self.sessions = 0
         self.live = False  # in every feed
+        self.backoff_s = 60.0  # longest pause between reconnects, as the last welcome said
         self.next_s = 60.0  # the next beat is due within
         self._note, self._told, self._snapshot, self._facts, self._slow = note, told, snapshot, facts, slow
         self._epochs: dict[str, str] = {}
@@ -217,6 +218,7 @@ class Device:
     def _welcome(self, message: dict[str, Any], now: float) -> None:
         self._told("hello to welcome", now - self._hailed, 0)
         self.sessions += 1
+        self.backoff_s = float(message.get("limits", {}).get("backoff", self.backoff_s))
         self.note("welcome", **{name: message[name] for name in ("window", "new", "feeds")})
         for item in message["feeds"]:
             feed, epoch, start = item["feed"], item["epoch"], item["from"]

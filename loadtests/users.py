@@ -8,6 +8,7 @@ act` (the agency's clock) and `from the commit` (`recordedtime`), `ack` (from a 
 
 import contextlib
 import time
+from collections.abc import Iterator
 from random import Random
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from loadtests.scenario import HABITS, Habit
 SNAPSHOTS = 8  # connections for snapshots of one process
 SMALL_BUFFER = 4096  # of a slow phone, so that what it does not read stays with the gateway
 RETRY_S = 0.5
+LIFE_S = 60.0  # contract, section 3: the backoff is "reset after 60 s of life"
 POSTING_SHARE = 0.4  # of the quiet at the end: what is late may still be posted, the rest is for it to arrive
 TICK_S = 0.01  # of an agency
 LONG_S = 1e6
@@ -70,7 +72,7 @@ class Phone(Vestnik):
         )
         self.socket: Any = None
         self.wait_s = -1.0  # until the next session; negative: as the backoff says
-        self.backoff = full_jitter(self.rng)
+        self.backoff: Iterator[float] | None = None
         run.phones[account] = self
 
     def _row(self, name: str, seconds: float, size: int) -> None:
@@ -82,10 +84,11 @@ class Phone(Vestnik):
         """The phone's life: sessions, and pauses between them, until Locust ends it."""
         try:
             while True:
+                begun = time.time()
                 code = self._session()
-                if self.device.live:
-                    self.backoff = full_jitter(self.rng)
                 self.device.lost(code)
+                if time.time() - begun >= LIFE_S or self.backoff is None:
+                    self.backoff = full_jitter(self.rng, cap=self.device.backoff_s)
                 wait, self.wait_s = self.wait_s, -1.0
                 gevent.sleep(wait if wait >= 0 else next(self.backoff))
         finally:

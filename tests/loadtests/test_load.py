@@ -30,6 +30,8 @@ within = 0.3
 [[faults]]
 at = 3
 name = "kill"
+[gateway]
+backoff_s = 2
 [[bounds]]
 what = "lost"
 most = 0
