@@ -82,13 +82,13 @@ class RedisCluster:
         return [one for one in self.nodes if one.alive]
 
     def move(self, slot: int, target: Node) -> None:
-        """Resharding, as the documentation of CLUSTER SETSLOT has it; there are no keys."""
+        """Resharding, as the documentation of CLUSTER SETSLOT has it; there are no keys, nor replicas."""
         source = self.owner(slot)
         if source is target:
             return
         target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
-        for node in (target, source):
+        for node in (target, source, *(one for one in self.living if one not in (target, source))):
             node.command("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
     def settle(self, patience_s: float = 30.0) -> None:
