@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import orjson
@@ -55,12 +55,13 @@ class Http:
 
 
 class Agency:
-    """Posts events of one agency over `connections` connections; each post takes the next free one."""
+    """Posts events of one agency over `connections` connections; each post takes the next free one. Several of the same
+    agency share `numbers`, or they would give a name twice."""
 
-    def __init__(self, port: int, code: str, secret: str, connections: int = 16):
+    def __init__(self, port: int, code: str, secret: str, connections: int = 16, numbers: Iterator[int] | None = None):
         self.code = code
         self._key = base64.b64decode(secret.removeprefix("whsec_"))
-        self._numbers = itertools.count(1)
+        self.numbers = numbers or itertools.count(1)
         self._idle: asyncio.Queue[Http] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(Http(port))
@@ -71,14 +72,14 @@ class Agency:
 
     def personal(self, account: str) -> dict[str, Any]:
         """A change of an application's status; about 300 bytes."""
-        number = f"2026-{next(self._numbers):08d}"
+        number = f"2026-{next(self.numbers):08d}"
         data = {"application": number, "service": "passport", "status": "processing", "title": "Заявление принято"}
         return self._event("gov.status.changed", data) | {"account": account, "subject": f"application/{number}"}
 
     def _event(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         return {
             "specversion": "1.0",
-            "id": f"e{next(self._numbers):08d}",
+            "id": f"e{next(self.numbers):08d}",
             "source": f"/agencies/{self.code}",
             "type": kind,
             "time": TIME,
@@ -98,7 +99,7 @@ class Agency:
         return next(value for value in answer.values() if isinstance(value, list))
 
     async def _signed(self, what: str, kind: str, body: bytes) -> dict[str, Any]:
-        name, now = f"msg_{next(self._numbers)}", str(int(time.time()))
+        name, now = f"msg_{next(self.numbers)}", str(int(time.time()))
         digest = hmac.digest(self._key, f"{name}.{now}.".encode() + body, hashlib.sha256)
         headers = {
             "Content-Type": kind,

@@ -35,7 +35,9 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(sockets=1_500, idle=3_000, devices=1_000, blocks=3, events=6, repeats=1, seconds=1.5, far=2_000, roamers=1_000)
+QUICK = Scale(
+    sockets=1_500, idle=3_000, devices=1_000, blocks=3, events=6, repeats=1, seconds=1.5, far=2_000, roamers=1_000
+)
 
 
 @dataclass(frozen=True, slots=True)
