@@ -638,6 +638,8 @@ def _finish(
     elif outcome.behind or outcome.waiting:
         told.append(f"✗ {outcome.behind} devices and {outcome.waiting} events were not settled when the quiet ended")
     told += [f"not done: {one['name']}: {one['not']}" for one in outcome.faults[:1] if "not" in one]
+    if made["late"]:
+        told.append(f"The simulator was late by up to {made['late']} s: this machine was busy, its times say little.")
     told.append(str(outcome.verdict))
     for line in told:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="red" if line[0] == "✗" else "")

@@ -106,6 +106,15 @@ def test_what_passes(more, bounds, good):
     assert passed(outcome(**more), bounds) is good
 
 
+def test_a_busy_machine_is_told():
+    one = outcome()
+    assert summary(one, "run")["late"] is None
+    for number, sample in enumerate(one.tally.samples):
+        sample["lag"] = 1.5 if number % 10 == 0 else 0.01
+    assert summary(one, "run")["late"] == 1.5
+    assert "late by up to 1.5 s" in page(summary(one, "run"))
+
+
 def test_a_run_in_which_nothing_happened_has_a_report():
     nothing = Outcome(load("family").plan, Tally())
     text = page(summary(nothing, "nothing"))
