@@ -10,6 +10,8 @@ Who holds locks takes them in one order, on every node, so that no two ever wait
     2. rows of `originals` by id
     3. new keys of events, by key
 
+Rows of `presences` by account and device, and `leases`, each in transactions of their own.
+
 Whoever writes anything of a feed (events, marks, deliveries that go) holds the row of the feed; whoever writes devices
 or cursors of an account holds the row of the account. A row that is missing is made in a transaction of its own, and
 the work begins again (`Again`)."""
