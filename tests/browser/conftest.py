@@ -105,7 +105,7 @@ class Node:
     """A device on Node (`device.mjs`). What it says is read with `next`; all that was said is in `said`."""
 
     def __init__(self, modules: Path, **options: Any):
-        self.arguments = (str(modules), str(CLIENT.parent / "static" / "vestnik-client.js"), json.dumps(options))
+        self.arguments = (str(modules), str(CLIENT / "vestnik-client.js"), json.dumps(options))
         self.said: list[tuple[str, Any]] = []
         self._read: dict[str, int] = {}  # how far each kind was looked through
 

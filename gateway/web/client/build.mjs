@@ -35,5 +35,6 @@ const declarations = ORDER.map((name) => types[join(here, "src", `${name}.d.ts`)
 
 if (out) mkdirSync(out, { recursive: true });
 const head = "// vestnik-client: made from gateway/web/client/src by build.mjs; change it there.\n";
-writeFileSync(join(out ?? join(here, "..", "static"), "vestnik-client.js"), head + joined(scripts));
+// Twice: where the gateway serves it, and where the package has it.
+for (const place of [out ?? here, out ?? join(here, "..", "static")]) writeFileSync(join(place, "vestnik-client.js"), head + joined(scripts));
 writeFileSync(join(out ?? here, "vestnik-client.d.ts"), head + joined(declarations));
