@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import socket
@@ -41,7 +42,7 @@ from gateway.publisher import Publisher
 from gateway.session import Gate
 from gateway.settings import Settings
 from gateway.siblings import Siblings
-from gateway.store import open_store
+from gateway.store import hold_alone, open_store
 from gateway.supervisor import CANNOT, Member, Supervisor
 from gateway.tokens import KeyWatch, Verifier
 from gateway.waiting import always, woken
@@ -77,6 +78,7 @@ class Gateway:
         self.siblings: Siblings | None = None  # with several processes on this port
         self._tasks: list[asyncio.Task[None]] = []
         self._workers = asyncio.Event()
+        self._alone: int | None = None  # a descriptor: no other gateway on this store
         self.asgi = self._application()
 
     def _application(self) -> Starlette:
@@ -131,6 +133,8 @@ class Gateway:
             raise
 
     async def _start(self) -> None:
+        if not self.hub.roster.shared:
+            self._alone = hold_alone(self.settings.store, self.settings.data)
         await self.store.open()
         await self.keys.load()
         await self.bus.open(self.control)
@@ -176,6 +180,9 @@ class Gateway:
         await self.hub.stop()
         await self.bus.close()
         await self.store.close()
+        if self._alone is not None:
+            os.close(self._alone)
+            self._alone = None
 
     async def _loop_lag(self) -> None:
         """How late the loop runs a timer: the first thing to look at when everything is slow."""

@@ -274,3 +274,14 @@ async def test_a_jwks_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="VESTNIK_JWKS"):
         await made.start()
     await made.stop()
+
+
+async def test_two_gateways_on_one_file_need_a_bus_between_them(tmp_path: Path) -> None:
+    first, second = (Gateway(load(env_file=None, data=tmp_path)) for _ in range(2))
+    await first.start()
+    with pytest.raises(ConfigError, match="VESTNIK_BUS must reach all gateways"):
+        await second.start()
+    await first.stop()
+    third = Gateway(load(env_file=None, data=tmp_path))
+    await third.start()
+    await third.stop()

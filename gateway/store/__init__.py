@@ -5,7 +5,7 @@ from pathlib import Path
 from gateway.errors import ConfigError
 from gateway.store.base import Store
 
-__all__ = ["open_store", "sqlite_path"]
+__all__ = ["hold_alone", "open_store", "sqlite_path"]
 
 
 def open_store(url: str, data_dir: Path, *, make: bool = True) -> Store:
@@ -34,3 +34,24 @@ def sqlite_path(url: str, data_dir: Path) -> Path:
             f"VESTNIK_STORE: {url.partition(':')[0]!r} is no store; use sqlite:///path, postgresql://… or memory://."
         )
     return Path(path) if path else data_dir / "vestnik.db"
+
+
+def hold_alone(url: str, data_dir: Path) -> int | None:
+    """From now until the returned descriptor is closed, or the process is gone however it ends, no other gateway holds
+    this file. None for a store that is no file. Raises ConfigError, one sentence, when another has it.
+
+    For a gateway whose bus reaches one process only: a second one on the same file would deliver late, and each would
+    take the devices of the other for absent."""
+    if not url.startswith("sqlite:///"):
+        return None
+    from gateway.store.sqlite.database import hold
+
+    path = sqlite_path(url, data_dir)
+    try:
+        return hold(path.with_name(f"{path.name}.gateway"), shared=False)
+    except BlockingIOError:
+        raise ConfigError(
+            f"VESTNIK_BUS must reach all gateways on {path} (redis://…), and another runs on it already."
+        ) from None
+    except OSError:
+        return None  # a place where nothing can be written: opening the store says why
