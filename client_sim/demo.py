@@ -70,7 +70,7 @@ class Demo:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
         self._check_port()
-        self.data.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._say_step("starting the gateway")
         async with self._gateway() as gateway, httpx.AsyncClient(timeout=10, trust_env=False) as http:
             stopping = asyncio.create_task(stop.wait())

@@ -144,7 +144,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Returns when it is ready. Raises Cannot."""
-        self.data.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.under,

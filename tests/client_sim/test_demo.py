@@ -82,6 +82,7 @@ async def test_a_newcomers_first_minutes(start, tmp_path: Path):
         if expected:
             await demo.until(expected)
     assert (tmp_path / "data" / "secrets" / "gibdd").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0, "what it keeps is its owner's alone"
 
     assert await demo.stop(signal.SIGINT) == 0
     assert demo.printed.count("Это событие отправлено вручную") == 2  # in the line to paste, and on the phone
