@@ -1,9 +1,8 @@
 """Control: agencies and revocations, kept current from the store, and what gateways tell each other.
 
 Every process looks at the store's revision about once a second, so that a new agency is taken within 2 s and a
-revocation closes
-its sessions within 5 s even when the bus is away; a message on the bus only makes it sooner (contract, sections 5 and
-6).
+revocation closes its sessions within 5 s even when the bus is away; a message on the bus only makes it sooner
+(contract, sections 5 and 6).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The hub: which sessions follow which feed here, and the loop that brings each level with the store.
 
-Resuming, catching up and live are one loop, `pump`: while the session's window and its transport allow, write what lies
-after its position, from the tail or else from the store. It is a plain function; nothing is queued for a session, and a
-session that cannot take more is simply behind. The bus only says that a head has risen; a loss, a repeat or a swap on
-it
-changes nothing but the time (invariants 5, 8, 11, 12, 19).
+Resuming, catching up and live are one loop, `pump`: while the session's window and its transport allow, write what
+lies after its position, from the tail or else from the store. It is a plain function; nothing is queued for a session,
+and a session that cannot take more is simply behind. The bus only says that a head has risen; a loss, a repeat or a
+swap on it changes nothing but the time (invariants 5, 8, 11, 12, 19).
 """
 
 from __future__ import annotations
@@ -337,9 +336,7 @@ class Hub:
     # Behind: reads from the store
 
     async def _reads(self) -> None:
-        """Serve sessions whose next event is not in the tail; many share a trip, each gets a page, then goes to the
-        end.
-        """
+        """Serve sessions whose next event is not in the tail; many share a trip, each gets a page in turn."""
         while True:
             await self._read_wanted.wait()
             self._read_wanted.clear()
@@ -459,9 +456,7 @@ class Hub:
             self._empty.add(feed)
 
     async def _subscribe(self, names: Collection[str]) -> None:
-        """A subscription counts only when the server confirmed it; the store is read after that, or the seam has a
-        hole.
-        """
+        """A subscription counts only when the server confirmed it; the store is read after it: no hole at the seam."""
         try:
             await self.bus.subscribe(names)
         except BusUnavailable as error:

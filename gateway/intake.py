@@ -1,8 +1,7 @@
 """Intake: from an agency's signed POST to the answer. Contract, section 2.
 
 The signature is checked before the body is parsed, everything is checked before anything is stored, and 202 is said
-only
-when the commit is on disk. Requests that come together are committed together (`Batcher`): one fsync for all.
+only when the commit is on disk. Requests that come together are committed together (`Batcher`): one fsync for all.
 """
 
 from __future__ import annotations

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 log = logs.get_logger("roster")
 
 PAGE = 500  # sessions compared in one trip
-AWAY_S = (
-    3.0  # between comparisons of all sessions while no bus tells: "revoked within 5 s on every node" holds then too
-)
+AWAY_S = 3.0  # between comparisons of all sessions while no bus tells: "revoked within 5 s on every node" holds too
 LEAVING = 50_000  # ends of sessions that wait while the store is away; protects memory, they end with the lease too
 
 ALONE = Entered(0.0, None, frozenset())

@@ -1,10 +1,8 @@
 """A session: one live connection of one device, from its hello to its close. Contract, section 3.
 
-It is one small object without a task: bytes come in by `received`, time comes in by `check`, and what it has to deliver
-is
-decided by the hub's loop over its `Follow`s. A message that cannot be obeyed is answered with `error` (`Refused`); what
-ends the
-session carries a close code (`Close`).
+It is one small object without a task: bytes come in by `received`, time comes in by `check`, and what it has to
+deliver is decided by the hub's loop over its `Follow`s. A message that cannot be obeyed is answered with `error`
+(`Refused`); what ends the session carries a close code (`Close`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The tail: recent events of the feeds that have someone here, ready as wire frames, under one byte budget for the
 process.
 
-A session that is a little behind reads on from here; one that is further behind asks the store. So what leaves the tail
-is
-never lost, only slower, and a slow phone holds no memory of its own.
+A session that is a little behind reads on from here; one that is further behind asks the store. So what leaves the
+tail is never lost, only slower, and a slow phone holds no memory of its own.
 """
 
 from collections import deque

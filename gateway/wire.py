@@ -2,10 +2,8 @@
 
 Starlette and uvicorn do the handshake like any other ASGI server would: routing, Origin, limits, the answer. Then the
 endpoint takes the connection through the scope extension `vestnik.handoff`, and from there on bytes go straight from
-the
-transport to the session: one `Connection`, one `Session`, no task, no queue, no parser that waits. On a server without
-the
-extension the endpoint carries messages itself (`Carrier`); the sessions cannot tell the difference.
+the transport to the session: one `Connection`, one `Session`, no task, no queue, no parser that waits. On a server
+without the extension the endpoint carries messages itself (`Carrier`); the sessions cannot tell the difference.
 """
 
 from __future__ import annotations
