@@ -59,13 +59,15 @@ def family_s() -> float:
 
 
 def tree_s(pid: int) -> float:
-    """CPU seconds of a process and of all that it ever started, as far as somebody waited for what has ended."""
+    """CPU seconds of a process and of all that it ever started, as far as somebody waited for what has ended. 0 for one
+    that is gone."""
     try:
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[13:15]  # of those that ended
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own = cpu_s(pid)
     except OSError:
         return 0.0
-    return cpu_s(pid) + sum(map(int, ticks)) * TICK_S + sum(tree_s(int(child)) for child in children)
+    return own + sum(map(int, ticks)) * TICK_S + sum(tree_s(int(child)) for child in children)
 
 
 def of_tree() -> dict[str, str]:
