@@ -75,7 +75,7 @@ PATTERNS: Final[Mapping[str, Pattern]] = {
             "pensions and benefits of everybody in one wave, a trickle before and after",
             _wave,
             "sfr",
-            payouts(("pension", "Страховая пенсия")),
+            payouts(("pension", "Страховая пенсия"), ("benefit", "Единое пособие")),
         ),
         Pattern(
             "fines",

@@ -34,7 +34,7 @@ from client_sim.agencies import AGENCIES, BY_CODE
 from client_sim.arrivals import PATTERNS
 from client_sim.behaviours import BEHAVIOURS, WrongMix
 from client_sim.board import Board
-from client_sim.faults import FAULTS, Disk, NotHere, Tmpfs, chaos, fake_clock
+from client_sim.faults import FAULTS, SERVERS, Disk, NotHere, Tmpfs, chaos, fake_clock
 from client_sim.handset import Handset, show
 from client_sim.identity import Identity, LocalKey, NoTokens, TokenFile
 from client_sim.journal import dump, read
@@ -47,6 +47,7 @@ from client_sim.run import AGENCIES as AGENCIES_FILE
 from client_sim.run import DEVICES as DEVICES_FILE
 from client_sim.run import SAVED_AFTER_S, Outcome, Plan, Stage, play
 from client_sim.scenario import Scenario, WrongScenario, check, load, names, roster
+from client_sim.servers import Postgresql, Redis, Server
 from client_sim.words import LANGUAGES
 from gateway.protocol.messages import is_id
 
@@ -332,6 +333,9 @@ def _list(everything: bool) -> None:
 
 @cli.command(name="chaos")
 @shape
+@click.option(
+    "--servers", is_flag=True, help="With PostgreSQL and Redis of its own instead of SQLite; they are broken, too."
+)
 @click.option("--minutes", default=5.0, show_default=True, help="How long; quiet and verdict come after it.")
 @click.option("--faults", "wanted", metavar="NAME,…", help="Only these.  [default: all that this machine can do]")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the gateway, like beat_s=2.")
@@ -340,6 +344,7 @@ def _list(everything: bool) -> None:
 def chaos_(
     ctx: click.Context,
     /,
+    servers: bool,
     minutes: float,
     wanted: str | None,
     settings: Sequence[str],
@@ -350,7 +355,8 @@ def chaos_(
     """Break a gateway of its own in every way, by seed, while a fleet lives on it; then quiet, then the verdict."""
     pattern, rate = given.pop("pattern"), given.pop("rate")
     people = roster(seconds=minutes * 60, **given)
-    kinds = wanted.split(",") if wanted else [name for name in FAULTS if name != "outage"]
+    left_out = ("outage", "full_disk") if servers else ("outage", *SERVERS)
+    kinds = wanted.split(",") if wanted else [name for name in FAULTS if name not in left_out]
     for name in kinds:
         if name not in FAULTS:
             raise WrongScenario(f"There is no fault {name!r}: choose from {', '.join(sorted(FAULTS))}.")
@@ -368,7 +374,9 @@ def chaos_(
         faults = chaos(Random(f"{people.seed}/chaos"), people.seconds, can)
         plan = Plan(people, pattern, _rate(rate), faults, settle_s=120)
         scenario = Scenario("chaos", "", plan, gentle)
-        return await _play_own(scenario, directory, stop, "chaos", extra, tmpfs="full_disk" in can)
+        return await _play_own(
+            scenario, directory, stop, "chaos", extra, tmpfs="full_disk" in can and not servers, servers=servers
+        )
 
     outcome = _asyncio(work)
     ctx.exit(_finish(outcome, f"chaos, seed {people.seed}", directory, as_json))
@@ -525,6 +533,7 @@ async def _play_own(
     extra: Mapping[str, str] | None = None,
     *,
     tmpfs: bool = False,
+    servers: bool = False,
 ) -> Outcome:
     """Play against a gateway that is started for it and is gone afterwards."""
     _check_files(scenario.plan)
@@ -532,13 +541,20 @@ async def _play_own(
     if (data / "vestnik.db").exists():
         raise Cannot(f"{directory} holds an earlier run: choose another --out.")
     async with contextlib.AsyncExitStack() as stack:
-        gateway, disk = await stack.enter_async_context(_gateway(data, scenario.settings, extra, tmpfs))
+        own: dict[str, Server] = {}
+        settings = dict(scenario.settings)
+        if servers:
+            own["postgresql"] = await stack.enter_async_context(Postgresql(directory / "postgresql"))
+            own["redis"] = await stack.enter_async_context(Redis(directory / "redis"))
+            settings |= {"store": own["postgresql"].url, "bus": own["redis"].url}
+        gateway, disk = await stack.enter_async_context(_gateway(data, settings, extra, tmpfs))
         secrets = await secrets_of(AGENCIES, gateway.data, gateway.environment)
         await gateway.start()
         # Tokens last longer than the run, and were issued long before it: the gateway's clock may be moved.
         ttl_s = 2 * TOKEN_AGE_S + scenario.plan.seconds
         identity = LocalKey(gateway.data / "token-key.pem", ttl_s, TOKEN_AGE_S)
-        stage = Stage(gateway.host, gateway.port, identity, secrets, gateway, disk, gateway.store)
+        store = None if "store" in settings else gateway.store
+        stage = Stage(gateway.host, gateway.port, identity, secrets, gateway, disk, store, servers=own)
         outcome = await _play(scenario.plan, stage, directory, stop, title)
         if disk is not None and outcome.verdict is not None and not outcome.verdict.ok:
             await gateway.stop()

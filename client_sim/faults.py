@@ -21,6 +21,7 @@ from client_sim.fleet import Fleet
 from client_sim.local import Cannot, Gateway
 from client_sim.networks import How
 from client_sim.offices import Offices
+from client_sim.servers import Server
 
 RESTARTS_S: Final = 20.0  # how long a gateway is tried to be started again before the run is given up
 
@@ -49,6 +50,7 @@ class Scene(Protocol):
     fleet: Fleet
     offices: Offices
     disk: "Disk | None"
+    servers: Mapping[str, Server]  # by the name of the fault's first part: `redis`, `postgresql`
 
 
 Make = Callable[[Scene, Fault], Awaitable[None]]
@@ -154,6 +156,29 @@ async def _outage(scene: Scene, fault: Fault) -> None:
             scene.offices.close(code, False)
 
 
+def _server(scene: Scene, fault: Fault) -> Server:
+    server = scene.servers.get(fault.name.partition("_")[0])
+    if server is None:
+        raise NotHere("This is done only to a server that the run started itself.")
+    return server
+
+
+async def _server_kill(scene: Scene, fault: Fault) -> None:
+    server = _server(scene, fault)
+    await server.kill()
+    await asyncio.sleep(fault.for_s)
+    await server.start()
+
+
+async def _server_freeze(scene: Scene, fault: Fault) -> None:
+    server = _server(scene, fault)
+    server.freeze(True)
+    try:
+        await asyncio.sleep(fault.for_s)
+    finally:
+        server.freeze(False)
+
+
 async def _storm(scene: Scene, fault: Fault) -> None:
     """Everybody's connection is reset at once."""
     for device in scene.fleet.devices:
@@ -172,7 +197,12 @@ FAULTS: Final[Mapping[str, tuple[str, Make]]] = {
     "stall": ("nothing comes through the networks for a while", _stall),
     "outage": ("an agency, or all, cannot send; what happens there comes afterwards", _outage),
     "storm": ("all devices lose their connection at once", _storm),
+    "redis_kill": ("SIGKILL to Redis; started again after a while, empty", _server_kill),
+    "redis_freeze": ("SIGSTOP to Redis for a while", _server_freeze),
+    "postgresql_kill": ("SIGKILL to PostgreSQL and all its processes; started again after a while", _server_kill),
+    "postgresql_freeze": ("SIGSTOP to PostgreSQL for a while", _server_freeze),
 }
+SERVERS: Final = tuple(name for name in FAULTS if name.startswith(("redis_", "postgresql_")))
 
 
 def chaos(rng: Random, seconds: float, names: Sequence[str], pause_s: tuple[float, float] = (6, 25)) -> list[Fault]:
@@ -182,7 +212,7 @@ def chaos(rng: Random, seconds: float, names: Sequence[str], pause_s: tuple[floa
     while True:
         name = rng.choice(list(names))
         lasting = {"kill": (0, 4), "restart": (0, 2), "freeze": (1, 12), "full_disk": (1, 8), "clock": (4, 15)}
-        for_s = rng.uniform(*lasting.get(name, (1, 6)))
+        for_s = rng.uniform(*lasting.get(name.rpartition("_")[2] if name in SERVERS else name, (1, 6)))
         arg = ""
         if name == "clock":
             arg = f"{rng.choice((-3600, -240, -20, 20, 240, 3600, 86400)):+d}"

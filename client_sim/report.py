@@ -82,8 +82,8 @@ def summary(outcome: Outcome, title: str, bounds: Sequence[Mapping[str, Any]] = 
 
 
 def lateness(outcome: Outcome) -> float | None:
-    """By how many seconds the simulator itself was late at its worst, when that was often enough to spoil the times that
-    it measured: this machine was busy with something else. None when it was not."""
+    """By how many seconds the simulator itself was late at its worst, when that was often enough to spoil the times
+    that it measured: this machine was busy with something else. None when it was not."""
     lags = [float(sample["lag"]) for sample in outcome.tally.samples if "lag" in sample]
     late = [lag for lag in lags if lag > LATE_S]
     return round(max(late), 2) if len(late) > LATE_SHARE * len(lags) else None

@@ -8,6 +8,7 @@ seen until then is what the report shows.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from client_sim.ledger import Verdict, reconcile
 from client_sim.local import Cannot, Gateway
 from client_sim.measure import Tally
 from client_sim.offices import Offices
+from client_sim.servers import Server
 
 SAMPLE_S = 1.0
 SAVED_AFTER_S = (
@@ -62,6 +64,7 @@ class Stage:
     disk: Disk | None = None
     store: Path | None = None
     accounts: Sequence[str] | None = None
+    servers: Mapping[str, Server] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -88,6 +91,8 @@ class Outcome:
     def complete(self) -> bool:
         return not self.ended
 
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str, Mapping[str, Any], Outcome], None]
 """Told every second: the phase, the sample of that second, and everything so far. Must not block."""
@@ -117,6 +122,7 @@ class _Scene:
     fleet: Fleet
     offices: Offices
     disk: Disk | None
+    servers: Mapping[str, Server]
 
 
 async def play(
@@ -144,7 +150,7 @@ async def play(
             clock = asyncio.get_running_loop().time
             began = clock()
             meter = _Meter(outcome, stage.gateway, progress, began, (agencies, devices, faults))
-            scene = _Scene(stage.gateway, fleet, offices, stage.disk)
+            scene = _Scene(stage.gateway, fleet, offices, stage.disk, stage.servers)
             measuring = asyncio.create_task(meter.run())
             try:
                 async with fleet:
@@ -190,7 +196,9 @@ async def _until(work: Sequence[asyncio.Task[None]], stopping: asyncio.Event) ->
                 if isinstance(error, Cannot):
                     return str(error)
                 if error is not None:
-                    raise error
+                    # A mistake of ours: what was seen until now is worth its report all the same.
+                    _log.exception("the run failed", exc_info=error)
+                    return f"The simulator failed ({type(error).__name__}: {error})."
             left -= done
     finally:
         for task in (*left, stopped):

@@ -35,6 +35,7 @@ class Stage:
     fleet = property(lambda self: self)
     offices = property(lambda self: self)
     disk = None
+    servers: dict[str, Any] = field(default_factory=dict)
 
     async def start(self) -> None:
         self.done.append("start")
@@ -57,6 +58,9 @@ class Stage:
     def stall(self, stalled: bool) -> None:
         self.done.append(f"stall {stalled}")
 
+    def freeze(self, frozen: bool) -> None:
+        self.done.append(f"freeze {frozen}")
+
 
 @pytest.mark.parametrize(
     ("fault", "done"),
@@ -69,19 +73,22 @@ class Stage:
         (Fault(0, "silent"), ["cut silent 1"]),
         (Fault(0, "stall", 0.01), ["stall True", "stall False"]),
         (Fault(0, "storm"), ["cut  1"]),
+        (Fault(0, "redis_kill", 0.01), ["kill", "start"]),
+        (Fault(0, "postgresql_freeze", 0.01), ["freeze True", "freeze False"]),
     ],
     ids=str,
 )
 async def test_a_fault_is_done_and_mended(tmp_path, fault, done):
     stage = Stage(tmp_path)
     stage.proxies, stage.devices = {"lte": stage}, [stage]
+    stage.servers = {"redis": stage, "postgresql": stage}
     await FAULTS[fault.name][1](stage, fault)
     assert stage.done == done
 
 
-@pytest.mark.parametrize("name", ["close", "stall"])
-async def test_without_a_network_there_is_nothing_to_cut(tmp_path, name):
-    with pytest.raises(NotHere, match="no network"):
+@pytest.mark.parametrize(("name", "why"), [("close", "no network"), ("stall", "no network"), ("redis_kill", "itself")])
+async def test_what_is_not_there_cannot_be_broken(tmp_path, name, why):
+    with pytest.raises(NotHere, match=why):
         await FAULTS[name][1](Stage(tmp_path), Fault(0, name))
 
 

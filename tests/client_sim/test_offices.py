@@ -136,6 +136,9 @@ async def test_a_wave_reaches_every_account(http, door):
     one, _ = offices(http, "sfr", "fns")
     await one.run(PATTERNS["monthly"], 100, 0.6)
     await one.finish(5)
+    await one.run(PATTERNS["steady"], 50, 0.2)  # what the wave began goes on
+    await one.run(PATTERNS["monthly"], 100, 0.3)
+    await one.finish(5)
     payouts = [event for events in door.posts for event in events if event["type"] == "gov.payout.changed"]
     assert len(payouts) > 40
     assert {event["account"] for event in payouts} == {"anna", "boris"}
