@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import logging
 import os
 import resource
 import shutil
@@ -90,6 +91,9 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
+    if os.environ.get("VESTNIK_LOG_LEVEL", "").lower() == "debug":
+        logging.basicConfig()
+        logging.getLogger("client_sim").setLevel(logging.DEBUG)
     cli(prog_name="vestnik-sim")
 
 

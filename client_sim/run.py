@@ -29,6 +29,8 @@ from client_sim.measure import Tally
 from client_sim.offices import Offices
 from client_sim.servers import Server
 
+_log = logging.getLogger(__name__)
+
 SAMPLE_S = 1.0
 SAVED_AFTER_S = (
     4.0  # an ack older than this when its connection ended must be in the stored cursor, on a busy machine too
@@ -91,8 +93,6 @@ class Outcome:
     def complete(self) -> bool:
         return not self.ended
 
-
-_log = logging.getLogger(__name__)
 
 Progress = Callable[[str, Mapping[str, Any], Outcome], None]
 """Told every second: the phase, the sample of that second, and everything so far. Must not block."""
@@ -197,7 +197,7 @@ async def _until(work: Sequence[asyncio.Task[None]], stopping: asyncio.Event) ->
                     return str(error)
                 if error is not None:
                     # A mistake of ours: what was seen until now is worth its report all the same.
-                    _log.exception("the run failed", exc_info=error)
+                    _log.debug("the run failed", exc_info=error)
                     return f"The simulator failed ({type(error).__name__}: {error})."
             left -= done
     finally:
