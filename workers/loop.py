@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from gateway.bus import Message, open_bus
 from gateway.errors import ConfigError, EpochChanged, VestnikError
-from gateway.logs import get_logger
+from gateway.logs import get_logger, setup
 from gateway.metrics import Counts
 from gateway.protocol.backoff import full_jitter
 from gateway.settings import Settings
@@ -108,6 +108,7 @@ async def _main(settings: Settings, names: Sequence[str]) -> None:
     stop_on_signals(stop)
     store, bus, counts = open_store(settings.store, settings.data), open_bus(settings.bus), Counts()
     roles = make(names, settings, store, bus, counts)
+    setup(settings.log_level, settings.log_format, data=settings.data)
     await store.open()
     try:
         await bus.open(_Deaf())

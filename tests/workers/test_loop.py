@@ -1,5 +1,10 @@
 import asyncio
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +104,21 @@ def test_an_unknown_role_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'plumber'"):
         main(settings, ["plumber"])
     assert set(ROLES) == {"relay", "retention", "tidy"}
+
+
+async def test_what_it_logs_is_json_on_standard_error(tmp_path: Path) -> None:
+    settingless = {name: value for name, value in os.environ.items() if not name.startswith("VESTNIK_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli", "worker", "retention"),
+        env={**settingless, "VESTNIK_DATA": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        started = json.loads(await process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        out, rest = await process.communicate()
+    assert (started["message"], started["logger"], started["roles"]) == ("workers_started", "worker", ["retention"])
+    assert [json.loads(line)["message"] for line in rest.splitlines()] == ["workers_stopped"]
+    assert (out, process.returncode) == (b"", 0)
