@@ -36,7 +36,7 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 START_S = 30.0
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0  # the machine may be busy with other tests
 
 
 class Refused(Exception):

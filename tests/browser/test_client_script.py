@@ -18,7 +18,18 @@ KEPT = {ACCOUNT: [{"epoch": "e1", "offset": 0}, []]}  # a device that is not new
 async def play(modules: Path, *script: Any, rig: Rig | None = None, wait: str | None = None, **options: Any) -> Node:
     """Run the client until the script is at its end, or until it is in the state `wait`; what it said."""
     rig = rig or Rig(script)
-    rig.script = list(script)
+    ended = asyncio.Semaphore(0)  # a session may begin before the one before it has ended
+
+    def counted(act: Any) -> Any:
+        async def whole(peer: Peer) -> None:
+            try:
+                await act(peer)
+            finally:
+                ended.release()
+
+        return whole
+
+    rig.script = [counted(act) for act in script]
     given = {"token": "token-0", "device": "d1", "kept": KEPT, "chance": 0, **options}
     kinds: Any = list(by_subprotocol)
     async with serve(rig.serve, "127.0.0.1", 0, subprotocols=kinds, process_request=rig.http) as server:
@@ -28,8 +39,10 @@ async def play(modules: Path, *script: Any, rig: Rig | None = None, wait: str | 
             if wait is not None:
                 await node.until("state", lambda state: state["name"] == wait)
             else:
-                async with asyncio.timeout(10):
-                    await rig.finished.wait()
+                async with asyncio.timeout(20):
+                    for _ in script:
+                        await ended.acquire()
+                        assert rig.failure is None, repr(rig.failure)
             await node.tell("positions")
             await node.until("positions")
     if rig.failure is not None:

@@ -87,6 +87,7 @@ async function begin() {
   client.on("snapshot", () => void reload());
   client.on("seen", () => void reload());
   client.on("message", heard);
+  draw();
   await client.start();
   await reload();
 }
