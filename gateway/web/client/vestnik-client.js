@@ -261,7 +261,12 @@ function erased(event, offset) {
 	return event?.type === "gov.erased" && event.data.ranges.some(([from, to]) => from <= offset && offset <= to);
 }
 export function newId() {
-	return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+	const bytes = new Uint8Array(16);
+	if (globalThis.crypto)
+		crypto.getRandomValues(bytes);
+	else
+		bytes.forEach((_, place) => { bytes[place] = Math.random() * 256; });
+	return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 const byTime = (a, b) => {
 	const [x, y] = [a.event?.recordedtime ?? "", b.event?.recordedtime ?? ""];

@@ -76,7 +76,11 @@ function erased(event: CloudEvent | null, offset: number): boolean {
 }
 
 export function newId(): string {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const bytes = new Uint8Array(16);
+  // Node 18 has no global `crypto`; an id has to be new, not secret.
+  if (globalThis.crypto) crypto.getRandomValues(bytes);
+  else bytes.forEach((_, place) => { bytes[place] = Math.random() * 256; });
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 const byTime = (a: Row, b: Row) => {
