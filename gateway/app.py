@@ -370,7 +370,11 @@ def _process(settings: Settings, sock: socket.socket, member: Member | None = No
 
 async def _serve(settings: Settings, sock: socket.socket, member: Member | None) -> int:
     gateway = Gateway(settings)
-    await gateway.start()
+    try:
+        await gateway.start()
+    except StoreUnavailable as error:
+        # Contract, section 6: "exits 3 when it cannot start". Who starts it again after a while finds the store back.
+        raise ConfigError(f"VESTNIK_STORE does not answer: {error}.") from error
     if member is not None:
         gateway.siblings = Siblings(member, gateway.metrics)
         await gateway.siblings.open()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,15 @@ async def test_two_gateways_on_one_file_need_a_bus_between_them(tmp_path: Path) 
     third = Gateway(load(env_file=None, data=tmp_path))
     await third.start()
     await third.stop()
+
+
+async def test_a_store_that_does_not_answer_ends_the_start_with_3(tmp_path: Path) -> None:
+    """Contract, section 6: `serve` exits 3 when it cannot start, with one sentence that names the setting."""
+    command = [str(Path(sys.executable).with_name("vestnik")), "serve", "--port", "0", "--data", str(tmp_path)]
+    nobody = "postgresql://nobody@127.0.0.1:1/nothing"
+    process = await asyncio.create_subprocess_exec(
+        *command, "--store", nobody, stderr=asyncio.subprocess.PIPE, cwd=tmp_path
+    )
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 3
+    assert said.decode().splitlines()[-1].startswith("VESTNIK_STORE")

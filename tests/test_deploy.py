@@ -36,7 +36,7 @@ def test_every_setting_that_is_named_is_one(path: Path) -> None:
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
     service = unit(name)["Service"]
-    assert service["RestartPreventExitStatus"] == "3"
+    assert "RestartPreventExitStatus" not in service  # 3 may be a database that is late
     if "serve" in service["ExecStart"]:
         assert service["KillMode"] == "mixed", "the supervisor passes signals on, and a second one cuts short"
         assert int(service["TimeoutStopSec"]) >= Settings.model_fields["drain_s"].default + 15
