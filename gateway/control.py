@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import orjson
@@ -55,8 +56,6 @@ class Control:
                 case "newer":
                     for account, device, node, session, since in said["sessions"]:
                         self.hub.displaced(Presence(account, device, node, session, since))
-                case "end":
-                    self.end(said["account"], said["device"])
                 case "look":
                     self._wanted.set()
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -75,8 +74,12 @@ class Control:
     async def sign_out(self, account: str, device: str) -> None:
         """End the device's sessions on every node: at once by the bus, within seconds without it. Raises
         StoreUnavailable."""
-        await self.hub.roster.sign_out(account, device)
-        await self.tell(k="end", account=account, device=device)
+        roster = self.hub.roster
+        if roster.shared:
+            # With its place in the order: a word that comes late must not end the next session.
+            await self.tell(k="newer", sessions=[astuple(await roster.sign_out(account, device))])
+        else:
+            self.end(account, device)
 
     def end(self, account: str, device: str) -> None:
         """Close the device's session here."""

@@ -760,12 +760,12 @@ class Hub:
     # Between devices and nodes
 
     def displaced(self, newer: Presence) -> None:
-        """Something else stands for this device: end its older sessions here."""
+        """Something else stands for this device: end its older sessions here. Who has not entered yet will be newer."""
         code, reason = (
             (4409, "a newer session of this device") if newer.session else (4410, "the device was signed out")
         )
         for session in (*self.sessions_of(newer.account), *self.joining):
-            if (session.account, session.device) == (newer.account, newer.device) and session.entered < newer.since:
+            if (session.account, session.device) == (newer.account, newer.device) and 0 < session.entered < newer.since:
                 session.close(code, reason)
 
     def share_seen(self, origin: str, account: str, feed: str, offsets: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -121,10 +122,11 @@ class Roster:
             self._leaving = (leaving + self._leaving)[-LEAVING:]
             raise
 
-    async def sign_out(self, account: str, device: str) -> None:
-        """No session of before this stands for the device. Raises StoreUnavailable."""
-        if self.shared:
-            await self.store.enter([Presence(account, device, "", "")], time.time())
+    async def sign_out(self, account: str, device: str) -> Presence:
+        """No session of before this stands for the device: what stands there instead. Raises StoreUnavailable."""
+        nobody = Presence(account, device, "", "")
+        [entered] = await self.store.enter([nobody], time.time())
+        return replace(nobody, since=entered.since)
 
     async def connected(self, account: str) -> frozenset[str]:
         """The account's devices that are connected to any node, as far as the store knows. Raises StoreUnavailable."""

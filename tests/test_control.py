@@ -122,7 +122,7 @@ async def test_told_to_look(bench: Bench) -> None:
 
 async def test_a_device_that_was_signed_out(bench: Bench) -> None:
     one, two = await bench.connect("a", "d1"), await bench.connect("a", "d2")
-    await bench.control.tell(k="end", account="a", device="d1")
+    await bench.control.sign_out("a", "d1")
     assert (one.closed, two.closed) == ((4410, "the device was signed out"), None)
 
 
@@ -139,10 +139,9 @@ async def test_a_device_that_was_signed_out_while_it_joined(bench: Bench) -> Non
 
 
 async def test_without_a_bus_this_gateway_is_told_at_least(bench: Bench) -> None:
-    phone = await bench.connect("a", "d1")
     bench.air.down = True
-    await bench.control.tell(k="end", account="a", device="d1")
-    assert phone.closed
+    await bench.control.tell(k="look")
+    assert bench.control._wanted.is_set()
 
 
 async def test_messages_and_gaps_go_to_the_hub(bench: Bench) -> None:
@@ -169,11 +168,13 @@ async def test_messages_and_gaps_go_to_the_hub(bench: Bench) -> None:
         b"null",
         b"{}",
         b'{"k":"unknown"}',
-        b'{"k":"end"}',
+        b'{"k":"newer"}',
+        b'{"k":"newer","sessions":[["a"]]}',
+        b'{"k":"newer","sessions":[["a","d1",[],{},"late"]]}',
         b'{"k":"seen","account":"a"}',
         b'{"k":"seen","origin":1,"account":"a","feed":"account:a","offsets":"x"}',
         b'{"k":"seen","origin":"x","account":["a"],"feed":7,"offsets":[1]}',
-        b'{"k":"end","account":{},"device":[]}',
+        b'{"k":"newer","sessions":{"a":1}}',
     ],
 )
 async def test_a_message_that_nobody_understands_is_harmless(bench: Bench, payload: bytes) -> None:

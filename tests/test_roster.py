@@ -164,6 +164,21 @@ async def test_a_device_that_was_signed_out_is_closed_without_the_bus(nodes: lis
     assert (await nodes[0].connect()).closed is None
 
 
+async def test_a_late_word_of_a_sign_out_ends_no_later_session(nodes: list[Bench]) -> None:
+    """A Redis that hung delivers what it was given before."""
+    wire = nodes[0].air
+    assert isinstance(wire, Wire)
+    phone = await nodes[0].connect()
+    wire.lost = True
+    await nodes[1].control.sign_out("a", "d1")
+    again = await nodes[0].connect()
+    assert again.closed is None
+    for said in wire.said:
+        nodes[0].control.control(orjson.dumps(said))
+    assert phone.closed is not None
+    assert again.closed is None
+
+
 async def test_a_node_without_a_lease_compares_at_once_when_it_has_one_again(nodes: list[Bench], clock: Clock) -> None:
     lease_s = nodes[0].settings.lease_s
     assert not nodes[0].hub.roster._wanted.is_set()
@@ -201,7 +216,9 @@ async def test_a_process_that_is_alone_writes_nothing(clock: Clock) -> None:
     assert newer.session.entered == 0.0
     assert bench.store._presences == {}
     assert bench.store._leases == {}
-    await bench.hub.roster.sign_out("a", "d1")
+    await bench.control.sign_out("a", "d1")
+    assert (newer.closed or (0,))[0] == 4410
+    assert bench.store._presences == {}
     assert await bench.hub.roster.connected("a") == frozenset()
     assert await bench.store.keep([Presence("a", "d1", "n", "n-1", 1.0)], 2.0) == []
     await bench.stop()

@@ -658,7 +658,8 @@ async def test_a_saver_beats_once_a_minute(bench: Bench) -> None:
     for _ in range(26):
         bench.tick(1)
         phone.session.heard = bench.hub.now
-    assert [message["next"] for message in phone.read() if message["t"] == "beat"] == [25]
+    told = [message["next"] for message in phone.read() if message["t"] == "beat"]
+    assert told in ([25], [25, 25])  # where the first falls is chance
 
 
 async def test_nothing_heard_for_two_beats(bench: Bench) -> None:
