@@ -38,15 +38,13 @@ from client_sim.board import Board
 from client_sim.faults import FAULTS, SERVERS, Disk, NotHere, Tmpfs, chaos, fake_clock
 from client_sim.handset import Handset, show
 from client_sim.identity import Identity, LocalKey, NoTokens, TokenFile
-from client_sim.journal import dump, read
-from client_sim.ledger import reconcile
 from client_sim.local import Cannot, Gateway, secrets_of
 from client_sim.measure import Tally
 from client_sim.networks import NETWORKS
 from client_sim.offices import Offices, WrongFile, read_events
 from client_sim.run import AGENCIES as AGENCIES_FILE
 from client_sim.run import DEVICES as DEVICES_FILE
-from client_sim.run import SAVED_AFTER_S, Outcome, Plan, Stage, play
+from client_sim.run import Outcome, Plan, Stage, judge, play
 from client_sim.scenario import Scenario, WrongScenario, check, load, names, roster
 from client_sim.servers import Postgresql, Redis, Server
 from client_sim.words import LANGUAGES
@@ -404,10 +402,7 @@ def reconcile_(ctx: click.Context, directory: Path, store: Path | None, as_json:
         if not (directory / name).exists():
             raise Cannot(f"{directory} holds no journals: {name} is missing.")
     try:
-        rows = None if store is None else dump(store) if _is_sqlite(store) else read(store)
-        verdict = reconcile(
-            read(directory / AGENCIES_FILE), read(directory / DEVICES_FILE), rows, saved_after_s=SAVED_AFTER_S
-        )
+        verdict = judge(directory, store)
     except ValueError as error:
         raise Cannot(f"These are not journals: {error}.") from None
     if as_json:
@@ -557,13 +552,22 @@ async def _play_own(
         # Tokens last longer than the run, and were issued long before it: the gateway's clock may be moved.
         ttl_s = 2 * TOKEN_AGE_S + scenario.plan.seconds
         identity = LocalKey(gateway.data / "token-key.pem", ttl_s, TOKEN_AGE_S)
-        store = None if "store" in settings else gateway.store
+        store = _store(settings.get("store"), gateway)
         stage = Stage(gateway.host, gateway.port, identity, secrets, gateway, disk, store, servers=own)
         outcome = await _play(scenario.plan, stage, directory, stop, title)
         if disk is not None and outcome.verdict is not None and not outcome.verdict.ok:
             await gateway.stop()
             shutil.copy(gateway.store, data / "vestnik.db")  # to be looked at: the disk is gone in a moment
         return outcome
+
+
+def _store(url: str | None, gateway: Gateway) -> Path | str | None:
+    """What can be judged of the store that the gateway was given."""
+    if url is None:
+        return gateway.store
+    if url.startswith("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///"))
+    return url if url.startswith("postgresql://") else None
 
 
 @contextlib.asynccontextmanager
@@ -708,11 +712,6 @@ def _rate(rate: float) -> float:
     if not 0 <= rate <= 100_000:
         raise WrongScenario(f"--rate must be from 0 to 100000 events a second, not {rate:g}.")
     return rate
-
-
-def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(15) == b"SQLite format 3"
 
 
 def _say(text: object) -> None:

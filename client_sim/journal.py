@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import asyncpg
+
 from client_sim.agencies import Event, Publisher, Unsent
 from client_sim.client import Keeper, Message, Numbered, Position
 
@@ -184,7 +186,29 @@ def dump(path: Path) -> Iterator[Record]:
             yield {"t": "feed", "feed": feed, "epoch": epoch, "oldest": floor + 1, "head": head}
             rows = conn.execute("SELECT offset, event FROM events WHERE feed = ? ORDER BY offset", (key,))
             for offset, text in rows:
-                event = json.loads(text) if text is not None else None
-                names = {"source": event["source"], "id": event["id"], "digest": digest(event)} if event else {}
-                about = {"source": None, "id": None, "digest": None, **names}
-                yield {"t": "row", "feed": feed, "epoch": epoch, "offset": offset, **about, "erased": event is None}
+                yield _row(feed, epoch, offset, text)
+
+
+async def dump_postgresql(url: str, file: Path) -> None:
+    """The same of a PostgreSQL store, as one transaction sees it, into `file`, to be `read`."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            epoch = await connection.fetchval("SELECT epoch FROM vestnik.meta")
+            feeds = await connection.fetch("SELECT id, name, oldest, head FROM vestnik.feeds")
+            with file.open("wb") as out:
+                for key, feed, oldest, head in feeds:
+                    lines = [{"t": "feed", "feed": feed, "epoch": epoch, "oldest": oldest, "head": head}]
+                    query = 'SELECT "offset", event FROM vestnik.events WHERE feed = $1 ORDER BY "offset"'
+                    for offset, text in await connection.fetch(query, key):
+                        lines.append(_row(feed, epoch, offset, text))
+                    out.writelines(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+    finally:
+        await connection.close()
+
+
+def _row(feed: str, epoch: str, offset: int, text: str | bytes | None) -> Record:
+    event = json.loads(text) if text is not None else None
+    names = {"source": event["source"], "id": event["id"], "digest": digest(event)} if event else {}
+    about = {"source": None, "id": None, "digest": None, **names}
+    return {"t": "row", "feed": feed, "epoch": epoch, "offset": offset, **about, "erased": event is None}

@@ -22,7 +22,7 @@ from client_sim.arrivals import PATTERNS
 from client_sim.faults import FAULTS, Disk, Fault, NotHere
 from client_sim.fleet import Fleet, Roster
 from client_sim.identity import Identity
-from client_sim.journal import Record, dump, read
+from client_sim.journal import Record, dump, dump_postgresql, read
 from client_sim.ledger import Verdict, reconcile
 from client_sim.local import Cannot, Gateway
 from client_sim.measure import Tally
@@ -36,6 +36,7 @@ SAVED_AFTER_S = (
     4.0  # an ack older than this when its connection ended must be in the stored cursor, on a busy machine too
 )
 AGENCIES, DEVICES, FAULTS_FILE = "agencies.jsonl", "devices.jsonl", "faults.jsonl"
+STORE = "store.jsonl"  # what a PostgreSQL store held in the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Plan:
 
 @dataclass(slots=True)
 class Stage:
-    """Where a run takes place. `gateway` and `disk` only when they are our own; `store` is an SQLite file to be judged
-    too."""
+    """Where a run takes place. `gateway` and `disk` only when they are our own; `store`, an SQLite file or the URL of a
+    PostgreSQL store, is judged too."""
 
     host: str
     port: int
@@ -64,7 +65,7 @@ class Stage:
     secrets: Mapping[str, str]
     gateway: Gateway | None = None
     disk: Disk | None = None
-    store: Path | None = None
+    store: Path | str | None = None
     accounts: Sequence[str] | None = None
     servers: Mapping[str, Server] = field(default_factory=dict)
 
@@ -170,14 +171,28 @@ async def play(
                 await asyncio.gather(measuring, return_exceptions=True)
                 outcome.waiting = offices.waiting
                 tally.sample(clock() - began)
-    outcome.verdict = await asyncio.to_thread(judge, directory, stage.store)
+    file: Path | None
+    if isinstance(stage.store, str):
+        file = directory / STORE
+        await dump_postgresql(stage.store, file)
+    else:
+        file = stage.store
+    outcome.verdict = await asyncio.to_thread(judge, directory, file)
     return outcome
 
 
 def judge(directory: Path, store: Path | None = None) -> Verdict:
-    """Reconcile the journals of a run, and the store if there is one. Raises ValueError for what is no journal."""
-    rows = dump(store) if store is not None else None
+    """Reconcile the journals of a run, and the store if there is one: an SQLite file, or a dump as JSON lines.
+
+    Raises ValueError for what is no journal.
+    """
+    rows = None if store is None else dump(store) if _is_sqlite(store) else read(store)
     return reconcile(read(directory / AGENCIES), read(directory / DEVICES), rows, saved_after_s=SAVED_AFTER_S)
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
 
 
 async def _until(work: Sequence[asyncio.Task[None]], stopping: asyncio.Event) -> str:

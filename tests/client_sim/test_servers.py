@@ -1,12 +1,18 @@
 """Redis and PostgreSQL of a trial: there, dead, frozen, and back with what they promised to keep."""
 
 import asyncio
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 
+from client_sim.journal import digest, dump_postgresql, read
 from client_sim.servers import Postgresql, Redis
+from gateway.store import open_store
+from gateway.store.base import Draft
 
 
 async def test_redis_is_killed_frozen_and_back(tmp_path: Path):
@@ -38,3 +44,27 @@ async def test_postgresql_keeps_what_was_committed(tmp_path: Path):
                 await connection.fetchval("SELECT n FROM t")
         server.freeze(False)
         connection.terminate()
+
+
+async def test_what_a_postgresql_store_holds_is_dumped(tmp_path: Path):
+    events = [
+        {"specversion": "1.0", "id": f"e{number}", "source": "/agencies/fns", "data": number} for number in (1, 2)
+    ]
+    async with Postgresql(tmp_path) as server:
+        store = open_store(server.url, tmp_path)
+        await store.open()
+        try:
+            await store.append([_draft(event) for event in events], 1_800_000_000.0)
+        finally:
+            await store.close()
+        await dump_postgresql(server.url, tmp_path / "store.jsonl")
+    feed, *rows = read(tmp_path / "store.jsonl")
+    assert (feed["feed"], feed["oldest"], feed["head"]) == ("account:anna", 1, 2)
+    assert [(row["offset"], row["id"], row["erased"]) for row in rows] == [(1, "e1", False), (2, "e2", False)]
+    assert [row["digest"] for row in rows] == [digest(event) for event in events]
+    assert {row["epoch"] for row in rows} == {feed["epoch"]}
+
+
+def _draft(event: dict[str, Any]) -> Draft:
+    name = hashlib.sha256(event["id"].encode()).digest()
+    return Draft("account:anna", name[:16], name, orjson.dumps(event), "gov.notice.sent", None, 0.0, 2)
