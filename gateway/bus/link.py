@@ -207,7 +207,7 @@ class Link:
 
     async def _live(self) -> None:
         """One life of the connection. Ends by raising BusUnavailable."""
-        timing, loop = self._timing, asyncio.get_running_loop()
+        timing = self._timing
         address = await self._find()
         self._sender.follow(address)  # or probes go where nobody listens
         connection = resp.Connection(self._pushed, self._refused)
@@ -220,23 +220,32 @@ class Link:
         self._connection, self.down = connection, None
         self._flush()
         await self._subscribed(connection)
-        while True:
-            look = asyncio.ensure_future(self._look(address))
-            try:
+        await self._watch(connection, address)
+
+    async def _watch(self, connection: resp.Connection, address: Address) -> None:
+        """Prove the connection again and again, and look meanwhile whether the server is still the one. A slow look
+        delays no proof. Ends by raising BusUnavailable."""
+        timing, loop = self._timing, asyncio.get_running_loop()
+        look = asyncio.ensure_future(self._look(address))
+        try:
+            while True:
                 await self._prove(connection)
-                now = await look
-            finally:
-                look.cancel()
-            if now != address:
-                self._hurry.set()
-                raise BusUnavailable(f"the primary is {now} now and no more {address}")
-            self._sender.follow(address)
-            if not self._proved_until:
-                log.info(
-                    "bus_up", server=str(address), feeds=sum(1 for one in self._ear.channels.wanted.values() if one)
-                )
-            self._proved_until = loop.time() + timing.probe_every_s + timing.timeout_s + 2 * STALL_GRACE_S
-            await asyncio.wait([connection.closed], timeout=timing.probe_every_s)
+                if not self._proved_until:
+                    feeds = sum(1 for feed in self._ear.channels.wanted.values() if feed)
+                    log.info("bus_up", server=str(address), feeds=feeds)
+                until = loop.time() + timing.probe_every_s
+                self._proved_until = until + timing.timeout_s + 2 * STALL_GRACE_S
+                either: list[asyncio.Future[Any]] = [connection.closed, look]
+                await asyncio.wait(either, timeout=timing.probe_every_s, return_when=asyncio.FIRST_COMPLETED)
+                if look.done():
+                    if (now := look.result()) != address:
+                        self._hurry.set()
+                        raise BusUnavailable(f"the primary is {now} now and no more {address}")
+                    self._sender.follow(address)
+                    await asyncio.wait([connection.closed], timeout=max(0.0, until - loop.time()))
+                    look = asyncio.ensure_future(self._look(address))
+        finally:
+            look.cancel()
 
     async def _look(self, address: Address) -> Address:
         """Where the server is now; unchanged when nobody can say."""

@@ -10,8 +10,8 @@ from gateway.bus import Bus, open_bus
 from gateway.bus.pubsub import CONTROL, PREFIX
 from gateway.bus.slots import SLOTS, slot_of
 from gateway.errors import BusUnavailable
-from tests.contracts.test_bus import Ear, healthy, message
-from tests.faults.buses import FEEDS, QUICK, Witness, opened, pair, unhealthy, whole_again
+from tests.contracts.test_bus import Ear, message
+from tests.faults.buses import CALM, FEEDS, QUICK, Witness, opened, pair, subscribed, unhealthy, whole_again
 from tests.redis_cluster import Node, RedisCluster
 from tests.redis_server import RedisServer
 
@@ -71,8 +71,8 @@ async def test_slots_move_back_and_forth(cluster: RedisCluster) -> None:
 async def test_a_shard_is_emptied(cluster: RedisCluster) -> None:
     """All slots of a node leave it, its probe's too: its connections are let go."""
     witness = Witness()
-    async with opened(cluster.url, witness) as bus:
-        await bus.subscribe(FEEDS)
+    async with opened(cluster.url, witness, **CALM) as bus:
+        await subscribed(bus, FEEDS)
         leaving, target = cluster.nodes[0], cluster.nodes[1]
         target_id = target.id
         take = [("CLUSTER", "SETSLOT", slot, "NODE", target_id) for slot in range(SLOTS // 3)]
@@ -147,7 +147,7 @@ async def test_a_lost_shard_is_said(cluster: RedisCluster) -> None:
     victim = cluster.nodes[1]
     there, here = feed_at(cluster, victim), feed_at(cluster, cluster.nodes[0])
     async with opened(cluster.url, witness) as bus:
-        await bus.subscribe(FEEDS)
+        await subscribed(bus, FEEDS)
         victim.kill()
         await unhealthy(bus)
         await asyncio.sleep(2.0)  # until the cluster has given the shard up
@@ -159,14 +159,14 @@ async def test_a_lost_shard_is_said(cluster: RedisCluster) -> None:
             await bus.subscribe([f"{there}x{number}" for number in range(50)])
         gaps = witness.gaps
         victim.start()
-        await whole_again(bus, witness, gaps, 15.0)
+        await whole_again(bus, witness, gaps)
 
 
 async def test_a_shard_that_nobody_here_needs_is_not_missed(cluster: RedisCluster) -> None:
     witness = Witness()
     home = cluster.owner(slot_of(CONTROL))
     other = next(node for node in cluster.nodes if node is not home)
-    async with opened(cluster.url, witness) as bus:
+    async with opened(cluster.url, witness, **CALM) as bus:
         await bus.subscribe([feed_at(cluster, home)])
         feed = feed_at(cluster, other)
         await bus.subscribe([feed])
@@ -180,7 +180,7 @@ async def test_subscriptions_ended_by_the_server(cluster: RedisCluster) -> None:
     """As when a slot leaves and comes back: they are asked for again, and a gap is told."""
     witness = Witness()
     async with opened(cluster.url, witness) as bus:
-        await bus.subscribe(FEEDS)
+        await subscribed(bus, FEEDS)
         for shard in bus._shards.values():  # type: ignore[attr-defined]
             shard.link._connection.send((b"SUNSUBSCRIBE",))
         await witness.until(lambda: witness.gaps > 0)
@@ -200,7 +200,6 @@ async def test_cluster_absent_at_start(tmp_path: Path) -> None:
             await bus.publish([message(FEEDS[0], 1)])
         cluster.__enter__()
         try:
-            await healthy(bus, 10.0)
             await whole_again(bus, ear, 0)
         finally:
             cluster.__exit__(None, None, None)

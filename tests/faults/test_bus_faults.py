@@ -21,7 +21,7 @@ from gateway.bus import open_bus
 from gateway.bus.redis import RedisBus
 from gateway.errors import BusUnavailable
 from tests.contracts.test_bus import Ear, healthy, message
-from tests.faults.buses import FEEDS, QUICK, opened, unhealthy, whole_again
+from tests.faults.buses import FEEDS, QUICK, opened, subscribed, unhealthy, whole_again
 from tests.redis_server import RedisServer, free_port
 
 
@@ -50,7 +50,7 @@ def admin(server: RedisServer) -> contextlib.closing[Redis]:
 
 
 async def test_killed_and_started_again(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    await bus.subscribe(FEEDS)
+    await subscribed(bus, FEEDS)
     server.kill()
     await unhealthy(bus)
     with pytest.raises(BusUnavailable):
@@ -68,7 +68,7 @@ async def test_killed_and_started_again(server: RedisServer, bus: RedisBus, ear:
 
 
 async def test_frozen_server_is_noticed_and_thawed(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    await bus.subscribe(FEEDS)
+    await subscribed(bus, FEEDS)
     server.freeze()
     try:
         started = time.monotonic()
@@ -85,7 +85,7 @@ async def test_frozen_server_is_noticed_and_thawed(server: RedisServer, bus: Red
 
 
 async def test_killed_publishing_connection_costs_nothing(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
-    await bus.subscribe(FEEDS)
+    await subscribed(bus, FEEDS)
     with admin(server) as redis:
         for client in redis.client_list():
             if client["name"].startswith("vestnik-pub"):
@@ -98,7 +98,7 @@ async def test_killed_publishing_connection_costs_nothing(server: RedisServer, b
 
 async def test_dead_subscription_on_a_live_connection(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
     """The case that a TCP check never sees: both connections live, the server holds no subscription."""
-    await bus.subscribe(FEEDS)
+    await subscribed(bus, FEEDS)
     assert bus._only._connection is not None
     bus._only._connection.send((b"UNSUBSCRIBE",))
     await unhealthy(bus)
@@ -161,7 +161,7 @@ async def test_the_rights_that_the_readme_names_are_enough(
             if options:
                 redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         async with opened(f"{scheme}://vestnik:word@127.0.0.1:{server.port}", ear) as bus:
-            await bus.subscribe(FEEDS)
+            await subscribed(bus, FEEDS)
             await bus.unsubscribe(["account:1"])
             await bus.subscribe(["account:1"])
             await whole_again(bus, ear, ear.gaps - 1)
@@ -232,7 +232,7 @@ async def test_tls_of_a_cluster(tmp_path: Path, ear: Ear) -> None:
         with admin(server) as redis:
             redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         async with opened(f"rediss+cluster://127.0.0.1:{port}?ssl_ca_certs={certificate}", ear) as bus:
-            await bus.subscribe(FEEDS)
+            await subscribed(bus, FEEDS)
             await whole_again(bus, ear, ear.gaps - 1)
 
 

@@ -17,7 +17,7 @@ from gateway.bus import Bus
 from gateway.bus.link import Link
 from gateway.bus.sender import Timing
 from tests.contracts.test_bus import message
-from tests.faults.buses import FEEDS, QUICK, Witness, opened, unhealthy, whole_again
+from tests.faults.buses import CALM, FEEDS, QUICK, Witness, opened, subscribed, unhealthy, whole_again
 from tests.kit import Phone, offsets
 from tests.redis_cluster import RedisCluster
 from tests.redis_sentinels import RedisSentinels
@@ -57,8 +57,8 @@ def ear() -> Witness:
 
 @pytest.fixture
 async def bus(form: Form, ear: Witness) -> AsyncIterator[Bus]:
-    async with opened(form.url, ear) as bus:
-        await bus.subscribe(FEEDS)
+    async with opened(form.url, ear, **CALM) as bus:
+        await subscribed(bus, FEEDS)
         yield bus
 
 
@@ -110,7 +110,7 @@ async def test_a_slow_gateway_is_dropped_and_comes_back(form: Form, bus: Bus, ea
         for _ in range(10):
             with contextlib.suppress(Exception):
                 await bus.publish([message(feed, 1, large) for feed in FEEDS[:100]])
-        await unhealthy(bus)
+        await unhealthy(bus, 5.0)
         await ear.until(lambda: ear.gaps > 0)
     finally:
         for redis in form.admins():
@@ -138,7 +138,7 @@ async def test_no_connection_is_left_behind(form: Form) -> None:
         return found
 
     async with opened(form.url, Witness()) as bus:
-        await bus.subscribe(FEEDS)
+        await subscribed(bus, FEEDS)
         await bus.publish([message(feed, 1) for feed in FEEDS])
         shards = len(form.primaries())
         assert sorted(name.rsplit("-", 1)[0] for name in ours() if "map" not in name) == sorted(

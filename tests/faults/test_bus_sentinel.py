@@ -10,7 +10,7 @@ import pytest
 from gateway.bus import Bus, open_bus
 from gateway.errors import BusUnavailable
 from tests.contracts.test_bus import Ear, message
-from tests.faults.buses import Witness, opened, pair, unhealthy
+from tests.faults.buses import CALM, Witness, opened, pair, unhealthy
 from tests.redis_sentinels import RedisSentinels, Sentinel
 from tests.redis_server import RedisServer
 
@@ -78,7 +78,7 @@ async def test_a_sentinel_that_was_cut_off_is_outbid(sentinels: RedisSentinels, 
     with RedisServer(tmp_path) as lonely, Sentinel(tmp_path, lonely.port, 1) as behind:
         url = sentinels.url.replace("redis+sentinel://", f"redis+sentinel://127.0.0.1:{behind.port},")
         ear = Ear()
-        async with opened(url, ear) as bus, opened(sentinels.url, Ear()) as other:
+        async with opened(url, ear, **CALM) as bus, opened(sentinels.url, Ear()) as other:
             await other.announce(b"hello")
             await ear.until(lambda: bool(ear.controls))
             assert bus.healthy
@@ -87,7 +87,7 @@ async def test_a_sentinel_that_was_cut_off_is_outbid(sentinels: RedisSentinels, 
 async def test_sentinels_hung_and_killed_are_not_missed(sentinels: RedisSentinels) -> None:
     witness = Witness()
     first, second, _ = sentinels.sentinels
-    async with opened(sentinels.url, witness) as bus:
+    async with opened(sentinels.url, witness, **CALM) as bus:
         await bus.subscribe(["account:1"])
         first.freeze()
         second.kill()
@@ -107,7 +107,7 @@ async def test_sentinels_hung_and_killed_are_not_missed(sentinels: RedisSentinel
 async def test_sentinels_all_away(sentinels: RedisSentinels) -> None:
     """A living connection to the primary does not need them; a new one does, and says so."""
     witness = Witness()
-    async with opened(sentinels.url, witness) as bus:
+    async with opened(sentinels.url, witness, **CALM) as bus:
         for one in sentinels.sentinels:
             one.kill()
         until = time.monotonic() + 1.5
