@@ -67,8 +67,8 @@ class Device(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_acking", "_attack", "_backoff", "_bad", "_beat_s", "_began", "_clock", "_codec", "_deadline", "_feeds",
-        "_known", "_late", "_live", "_loading", "_pauses", "_reader", "_refused", "_run", "_session", "_shown",
+        "_acking", "_attack", "_awake", "_backoff", "_bad", "_beat_s", "_began", "_clock", "_codec", "_deadline",
+        "_feeds", "_known", "_late", "_live", "_loading", "_pauses", "_reader", "_refused", "_run", "_session", "_shown",
         "_timer", "_token", "_transport", "_unacked", "account", "agent", "behaviour", "feeds", "installs", "name",
         "network", "number", "positions", "rng", "saver", "state", "wanted", "world",
     )  # fmt: skip
@@ -104,6 +104,7 @@ class Device(asyncio.Protocol):
         self._session = ""
         self._loading = 0
         self._unacked = 0
+        self._awake = 0.0  # since when it reads
         self._acking = behaviour.acks
         self._shown: list[int] = []
         self._known: dict[str, None] = {}
@@ -438,7 +439,8 @@ class Device(asyncio.Protocol):
 
     def _thaw(self) -> None:
         if self.state == "frozen" and self._transport is not None:
-            self._deadline = self.world.now() + self._beat_s + SILENCE_S
+            self._awake = self.world.now()
+            self._deadline = self._awake + self._beat_s + SILENCE_S
             self._say(self._phase())
             self._transport.resume_reading()
 
@@ -543,7 +545,8 @@ class Device(asyncio.Protocol):
             counts["repeats"] += 1
         else:
             counts["delivered"] += 1
-            if event is not None and self.state == "live" and not self.saver:
+            # What waited for the device itself, frozen or in traffic saving mode, says nothing of the gateway.
+            if event is not None and self.state == "live" and not self.saver and _unix(event["time"]) >= self._awake:
                 # The device's own clock, put right by `welcome.time`: a wrong clock must not show in what it measures.
                 self.world.tally.arrived(now - _unix(event["time"]))
                 self.world.tally.wire.add(max(0.0, now + self._clock + self._late - _unix(event["recordedtime"])))

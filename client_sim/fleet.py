@@ -147,12 +147,14 @@ class Fleet:
         await asyncio.sleep(max(0.0, began + self.roster.seconds - self.loop.time()))
 
     async def settle(self, heads: Callable[[], Mapping[str, int]], patience_s: float) -> float | None:
-        """Everybody becomes an ordinary, connected device; the networks are left as they are.
+        """Everybody becomes an ordinary, connected device; networks stay as slow as they are, but break no more.
 
         Returns the seconds until every device keeps everything up to `heads()`, or None when that took too long.
         """
         began = self.loop.time()
         self._settled = True
+        for proxy in self.proxies.values():
+            proxy.calm = True
         for done, device in enumerate(self.devices):
             device.settle()
             if done % AT_ONCE == 0:

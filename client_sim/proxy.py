@@ -26,12 +26,13 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Listens on a free loopback port while the block is entered. `down` refuses new connections."""
+    """Listens on a free loopback port while the block is entered. `down` refuses new connections; `calm` leaves the
+    network as slow as it is, and cuts no connection by itself any more."""
 
     def __init__(self, host: str, port: int, network: Network, rng: Random):
         self.host, self.target, self.network, self.rng = host, port, network, rng
         self.port = 0
-        self.down = False
+        self.down = self.calm = False
         self.links: set[_Link] = set()
         self.cuts = 0
         self._server: asyncio.Server
@@ -86,7 +87,7 @@ class Proxy:
     def _tick(self) -> None:
         now = self._loop.time()
         for link in list(self.links):
-            if link.expired(now):
+            if not self.calm and link.expired(now):
                 link.end(self.network.cut)
                 self.cuts += 1
         self._ticking = self._loop.call_later(TICK_S, self._tick)

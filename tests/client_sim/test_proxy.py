@@ -173,6 +173,15 @@ async def test_what_is_idle_is_cut(echo):
         assert proxy.cuts == 1
 
 
+async def test_in_the_calm_nothing_is_cut(echo):
+    async with through(echo, Network("office", "", idle_s=0.2, cut="close")) as proxy:
+        proxy.calm = True
+        reader, _ = await near(proxy)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.9):
+                await reader.read(1)
+
+
 async def test_a_stall_loses_nothing(echo):
     async with through(echo, NETWORKS["lte"]) as proxy:
         reader, writer = await near(proxy)
