@@ -56,14 +56,16 @@ def over_time(
     *,
     say: Callable[[float], str],
     marks: Sequence[Mark] = (),
+    named: bool = False,
     log: bool = False,
     height: int = 230,
 ) -> str:
-    """Lines and areas over seconds. `say` writes a value for people."""
+    """Lines and areas over seconds. `say` writes a value for people; `named` writes the marks' names where there is
+    room."""
     values = [value for one in series for value in one.values if value is not None and (value > 0 or not log)]
     y = _vertical(values, log, height)
     x = _Scale(times[0] if times else 0, times[-1] if times else 1, LEFT, WIDTH - RIGHT)
-    body = [_marks(marks, x, height), _grid(y, say), _seconds(x, height)]
+    body = [_marks(marks, x, height), _names(marks, x) if named else "", _grid(y, say), _seconds(x, height)]
     body += [_one(one, times, x, y, log) for one in series]
     body.append(_pointers(times, series, x, height, say))
     return _svg(height, "".join(body))
@@ -194,6 +196,16 @@ def _marks(marks: Sequence[Mark], x: _Scale, height: int) -> str:
             f'<rect class="fault" x="{left:.1f}" y="{TOP}" width="{max(right - left, 2):.1f}"'
             f' height="{height - TOP - BOTTOM}"><title>{words}</title></rect>'
         )
+    return "".join(parts)
+
+
+def _names(marks: Sequence[Mark], x: _Scale) -> str:
+    parts, free = [], 0.0
+    for mark in sorted(marks, key=lambda mark: mark.start):
+        left, room = x(mark.start) + 3, 6.2 * len(mark.name) + 8
+        if left >= free and left + room <= WIDTH:
+            parts.append(f'<text class="tick" x="{left:.1f}" y="{TOP + 10}">{escape(mark.name)}</text>')
+            free = left + room
     return "".join(parts)
 
 

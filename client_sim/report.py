@@ -224,7 +224,7 @@ def _plots(
     caught = {name: report["catch_up"][name] for name in ("p50", "p90", "p99")}
     figures = [
         ("Latency over time", f"From the agency's act to a live device, each second. {faults}", speeds,
-         over_time(times, speeds, say=_time, marks=marks, log=True)),
+         over_time(times, speeds, say=_time, marks=marks, named=True, log=True)),
         ("Devices by state", "All devices of the fleet at each moment.", states, stacked(times, states, marks=marks)),
         ("Deliveries a second", "New events that reached devices, and those that came again.", flow,
          over_time(times, flow, say=_number, marks=marks)),

@@ -41,6 +41,16 @@ def test_a_fault_is_shaded_where_it_was():
     assert float(rect.get("x", "")) == pytest.approx((LEFT + WIDTH - RIGHT) / 2, abs=0.1)
 
 
+def test_faults_are_named_where_there_is_room():
+    marks = [Mark(1, 2, "freeze"), Mark(1.5, 2, "reset"), Mark(50, 60, "kill"), Mark(99.9, 100, "restart")]
+    svg = over_time([0.0, 100.0], [Series("a", "--c1", [1, 1])], say=say, marks=marks, named=True)
+    texts = [one.text for one in ET.fromstring(svg).iter("text")]
+    assert "freeze" in texts
+    assert "kill" in texts
+    assert "reset" not in texts
+    assert "restart" not in texts
+
+
 def test_stacked_areas_add_up():
     svg = stacked(
         [1.0, 2.0], [Series("live", "--c1", [3, 4]), Series("none", "--c2", [0, 0]), Series("away", "--c3", [1, 0])]
