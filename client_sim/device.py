@@ -69,8 +69,8 @@ class Device(asyncio.Protocol):
     __slots__ = (
         "_acking", "_attack", "_awake", "_backoff", "_bad", "_beat_s", "_began", "_clock", "_codec", "_deadline",
         "_feeds", "_known", "_late", "_live", "_loading", "_pauses", "_reader", "_refused", "_run", "_session",
-        "_shown", "_timer", "_token", "_transport", "_unacked", "account", "agent", "behaviour", "feeds", "installs", "name",
-        "network", "number", "positions", "rng", "saver", "state", "wanted", "world",
+        "_shown", "_timer", "_token", "_transport", "_unacked", "account", "agent", "behaviour", "feeds",
+        "installs", "name", "network", "number", "positions", "rng", "saver", "state", "wanted", "world",
     )  # fmt: skip
 
     def __init__(
