@@ -290,7 +290,7 @@ async def test_it_keeps_what_comes_and_acknowledges_it(subprotocol: str):
             "token": "token-0",
             "device": "d1",
             "mode": "full",
-            "agent": "vestnik-sim",
+            "agent": "vestnik-sim/1.0",
             "fresh": True,
         }
         await peer.events(1, 2)

@@ -60,7 +60,7 @@ async def test_ten_thousand_devices_are_made_in_a_moment():
 
 async def test_every_behaviour_on_every_network_ends_with_everything(running: Running, tmp_path: Path):
     """And the ledger finds nothing to complain of. The gateway runs on: its store holds more than this run."""
-    roster = Roster(66, 30, EVERY, EVERY_NETWORK, 5, 6.0, pace=12, follows=("agency:mchs",), prefix="fleet-")
+    roster = Roster(66, 30, EVERY, EVERY_NETWORK, 5, 4.5, pace=16, follows=("agency:mchs",), prefix="fleet-")
     tally = Tally()
     agencies, devices = Lines(tmp_path / AGENCIES), Lines(tmp_path / DEVICES)
     stage = running.stage()
@@ -69,7 +69,7 @@ async def test_every_behaviour_on_every_network_ends_with_everything(running: Ru
         Fleet("127.0.0.1", running.port, roster, stage.identity, devices.note, tally) as one,
     ):
         offices = Offices(running.address, running.secrets, one.accounts, http, agencies.note, tally, 5)
-        await asyncio.gather(one.live(), offices.run(PATTERNS["steady"], 60, 6))
+        await asyncio.gather(one.live(), offices.run(PATTERNS["steady"], 80, 4.5))
         assert await offices.finish(20)
         settled = await one.settle(lambda: offices.heads, 30)
         assert settled is not None, one.behind(offices.heads)
