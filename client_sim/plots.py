@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 WIDTH: Final = 860
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 26
+LEAST: Final = 1e-6  # of a logarithmic scale; nothing here is measured finer
 Numbers = Sequence[float | None]
 
 
@@ -138,8 +139,8 @@ def _svg(height: int, body: str) -> str:
 
 def _vertical(values: Sequence[float], log: bool, height: int) -> _Scale:
     if log:
-        low = 10 ** math.floor(math.log10(min(values, default=0.001)))
-        high = 10 ** math.ceil(math.log10(max(values, default=1.0)))
+        low = 10 ** math.floor(math.log10(max(min(values, default=0.001), LEAST)))
+        high = 10 ** math.ceil(math.log10(max(max(values, default=1.0), LEAST)))
         return _Scale(low, high if high > low else low * 10, height - BOTTOM, TOP, log=True)
     return _Scale(0, _round_up(max(values, default=0.0)), height - BOTTOM, TOP)
 
