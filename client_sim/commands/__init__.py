@@ -1,0 +1,1 @@
+"""The commands of `vestnik-sim`, a file for each kind."""
