@@ -16,6 +16,7 @@ from client_sim.arrivals import PATTERNS
 from client_sim.commands.common import (
     BROKEN,
     answers,
+    check_secrets,
     console,
     in_loop,
     made_secrets,
@@ -29,7 +30,7 @@ from client_sim.offices import Offices, read_events
 from client_sim.scenario import WrongScenario
 
 
-@click.command(name="agencies")
+@click.command(name="agencies", short_help="Publish signed events until Ctrl-C.")
 @where
 @click.option(
     "--agencies", "codes", default=",".join(BY_CODE), show_default=True, metavar="CODE,…", help="Who publishes."
@@ -84,6 +85,7 @@ def agencies_(
     async def work(stop: asyncio.Event) -> None:
         await answers(address)
         known = read_secrets(secrets, chosen) if secrets else await made_secrets(chosen, data)
+        await check_secrets(address, known)
         people = accounts or ("anna", "boris", "vera")
         async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
             offices = Offices(address, known, people, http, lambda record: None, tally, seed)

@@ -4,7 +4,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import uvloop
 from rich.console import Console
 
 from client_sim import behaviours, networks
-from client_sim.agencies import BY_CODE
+from client_sim.agencies import BY_CODE, sign
 from client_sim.arrivals import PATTERNS
 from client_sim.local import Cannot, secrets_of
 from client_sim.scenario import WrongScenario
@@ -112,11 +113,7 @@ async def answers(address: str) -> None:
 
 async def made_secrets(codes: Sequence[str], data: Path) -> dict[str, str]:
     environment = {**os.environ, "VESTNIK_DATA": os.path.abspath(data)}  # noqa: ASYNC240 - asks no disk
-    made_before = set(os.listdir(data / "secrets")) if os.path.isdir(data / "secrets") else set()  # noqa: ASYNC240
-    secrets = await secrets_of([BY_CODE[code] for code in codes], data, environment)
-    if not set(secrets) <= made_before:
-        await asyncio.sleep(KNOWN_AFTER_S)
-    return secrets
+    return await secrets_of([BY_CODE[code] for code in codes], data, environment)
 
 
 def read_secrets(directory: Path, codes: Sequence[str]) -> dict[str, str]:
@@ -124,6 +121,47 @@ def read_secrets(directory: Path, codes: Sequence[str]) -> dict[str, str]:
         return {code: (directory / code).read_text("ascii").strip() for code in codes}
     except (OSError, ValueError) as error:
         raise Cannot(f"The secrets in {directory} cannot be read: {error}.") from None
+
+
+async def check_token(address: str, token: str) -> None:
+    """Does the gateway take our tokens? Raises Cannot."""
+    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+        answer = await http.get(f"{address}/v1/snapshot", headers={"authorization": f"Bearer {token}"})
+    if answer.status_code == 401:
+        raise Cannot(f"The gateway at {address} refuses our tokens{_why(answer)}: are --data and --tokens those of it?")
+
+
+async def check_secrets(address: str, secrets: Mapping[str, str]) -> None:
+    """Does the gateway know these agencies by these secrets? One that was added just now is given its time.
+
+    Raises Cannot.
+    """
+    body = b'{"ids":["none"]}'
+    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+        for code, secret in secrets.items():
+            ends = time.monotonic() + KNOWN_AFTER_S
+            while True:
+                try:
+                    signature = sign(secret, "check", now := int(time.time()), body)
+                except ValueError as error:
+                    raise Cannot(f"The secret of {code} cannot be used: {error}.") from None
+                headers = {"webhook-id": "check", "webhook-timestamp": str(now), "webhook-signature": signature}
+                url = f"{address}/v1/agencies/{code}/receipts"
+                answer = await http.post(url, content=body, headers={**headers, "content-type": "application/json"})
+                if answer.status_code != 401:
+                    break
+                if time.monotonic() > ends:
+                    raise Cannot(f"The gateway at {address} does not know {code} by this secret{_why(answer)}.")
+                await asyncio.sleep(0.2)
+
+
+def _why(answer: httpx.Response) -> str:
+    """What a problem document says, as a part of a sentence."""
+    try:
+        detail = str(answer.json().get("detail") or answer.json().get("title")).rstrip(".")
+    except (ValueError, AttributeError):
+        return ""
+    return f" ({detail})"
 
 
 # Small things

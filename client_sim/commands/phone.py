@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from client_sim.commands.common import BROKEN, answers, in_loop, say, where
+from client_sim.commands.common import BROKEN, answers, check_token, in_loop, say, where
 from client_sim.handset import Handset, show
 from client_sim.identity import Identity, LocalKey, TokenFile
 from client_sim.networks import NETWORKS
@@ -16,7 +16,7 @@ from client_sim.words import LANGUAGES
 from gateway.protocol.messages import is_id
 
 
-@click.command()
+@click.command(short_help="One phone in this terminal, live.")
 @where
 @click.option("--account", required=True, metavar="ID", help="Whose phone it is.")
 @click.option("--device", metavar="ID", help="The phone's id.  [default: made at the first start]")
@@ -61,7 +61,7 @@ def phone(
             feeds=follow,
             device=device,
         )
-        identity.token(account)
+        await check_token(address, identity.token(account))
         await show(handset, Console(), stop)
         return handset.cabinet.reason
 

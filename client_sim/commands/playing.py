@@ -16,7 +16,16 @@ import click
 from client_sim import report
 from client_sim.agencies import AGENCIES
 from client_sim.board import Board
-from client_sim.commands.common import BROKEN, CANNOT_START, INTERRUPTED, answers, console, made_secrets
+from client_sim.commands.common import (
+    BROKEN,
+    CANNOT_START,
+    INTERRUPTED,
+    answers,
+    check_secrets,
+    check_token,
+    console,
+    made_secrets,
+)
 from client_sim.faults import Disk, NotHere, Tmpfs
 from client_sim.identity import Identity, LocalKey, TokenFile
 from client_sim.local import Cannot, Gateway, secrets_of
@@ -145,7 +154,7 @@ def _seconds(value: float | int | None) -> str:
 
 
 async def stage_of(address: str, data: Path, tokens: Path | None) -> Stage:
-    """A gateway that runs already."""
+    """A gateway that runs already, after a look whether it knows our tokens and agencies. Raises Cannot, NoTokens."""
     await answers(address)
     url = urlsplit(address)
     identity: Identity
@@ -155,7 +164,9 @@ async def stage_of(address: str, data: Path, tokens: Path | None) -> Stage:
         accounts = identity.accounts()
     else:
         identity = LocalKey(data / "token-key.pem", ttl_s=86_400)
+    await check_token(address, identity.token(accounts[0] if accounts else "someone"))
     secrets = await made_secrets([agency.code for agency in AGENCIES], data)
+    await check_secrets(address, secrets)
     return Stage(str(url.hostname), url.port or 80, identity, secrets, accounts=accounts)
 
 

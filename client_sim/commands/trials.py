@@ -37,7 +37,7 @@ from client_sim.run import Outcome, Plan, judge
 from client_sim.scenario import Scenario, WrongScenario, load, names, roster
 
 
-@click.command()
+@click.command(short_help="Let a fleet live its day, then judge.")
 @where
 @shape
 @click.option(
@@ -77,7 +77,7 @@ def run(
 # scenarios
 
 
-@click.command()
+@click.command(short_help="Play scenarios and hold them to their bounds; or list them.")
 @click.argument("wanted", nargs=-1, metavar="[NAME | FILE.toml] …")
 @click.option("--all", "everything", is_flag=True, help="Show behaviours, networks, patterns and faults too.")
 @click.option("--seed", type=int, help="Another seed than the file's.")
@@ -148,7 +148,7 @@ def _list(everything: bool) -> None:
 # chaos
 
 
-@click.command(name="chaos")
+@click.command(name="chaos", short_help="Break a gateway in every way, then judge.")
 @shape
 @click.option(
     "--servers", is_flag=True, help="With PostgreSQL and Redis of its own instead of SQLite; they are broken, too."
@@ -199,7 +199,7 @@ def chaos_(
     ctx.exit(finish(outcome, f"chaos, seed {people.seed}", directory, as_json))
 
 
-@click.command(name="reconcile")
+@click.command(name="reconcile", short_help="Judge the journals of a run.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--store",

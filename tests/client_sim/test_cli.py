@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from client_sim.cli import cli
 from client_sim.local import free_port
 from client_sim.scenario import names
+from gateway import tokens
 from tests.client_sim.conftest import Running
 
 QUICK = ["--devices", "6", "--accounts", "3", "--pace", "20", "--network", "perfect", "--behaviour", "steady"]
@@ -79,6 +80,22 @@ def test_a_wrong_token_is_one_sentence(running: Running, tmp_path: Path):
     empty = sim("phone", "--account", "42", "--address", running.address, "--data", str(tmp_path))
     assert empty.exit_code == 3
     assert "There is no token key" in empty.stderr
+
+
+def test_tokens_and_secrets_of_another_gateway_are_one_sentence(running: Running, tmp_path: Path):
+    tokens.LocalKey.open(tmp_path)
+    for command in (["run"], ["phone", "--account", "42"]):
+        result = sim(*command, "--address", running.address, "--data", str(tmp_path))
+        assert result.exit_code == 3
+        assert "refuses our tokens" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    (tmp_path / "fns").write_text("whsec_" + "a" * 43 + "=")
+    (tmp_path / "mvd").write_text("a secret")
+    for code, words in (("fns", "does not know fns by this secret"), ("mvd", "secret of mvd cannot be used")):
+        where = ["--address", running.address, "--secrets", str(tmp_path)]
+        result = sim("agencies", *where, "--agencies", code, "--rate", "0")
+        assert result.exit_code == 3
+        assert words in result.stderr
 
 
 def test_scenarios_are_listed():
