@@ -119,15 +119,15 @@ def thinned(samples: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def _joined(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    last = samples[-1]
     made: dict[str, Any] = {}
-    for name, value in last.items():
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        values = [sample[name] for sample in samples if name in sample]  # a gateway that is away costs nothing
         if name in ("at", "states"):
-            made[name] = value
+            made[name] = values[-1]
         elif name in ("p50", "p90", "p99", "max", "catch_up"):
-            made[name] = _worst(sample[name] for sample in samples)
+            made[name] = _worst(values)
         else:
-            made[name] = sum(sample[name] for sample in samples) / len(samples)
+            made[name] = sum(values) / len(values)
     return made
 
 

@@ -56,10 +56,13 @@ def test_thinned_samples_average_counts_and_keep_the_worst():
     for second in range(10):
         tally.counts["delivered"] += second
         tally.arrived(0.01 * (second + 1))
-        tally.sample(second + 1.0)
+        sample = tally.sample(second + 1.0)
+        if second == 3:
+            sample["gateway_mb"] = 80.0  # it was away at other times
     thin = thinned(tally.samples, 5)
     assert len(thin) == 5
     assert [one["at"] for one in thin] == [2, 4, 6, 8, 10]
     assert thin[-1]["delivered"] == 8.5
     assert thin[-1]["p50"] == pytest.approx(0.1, rel=0.05)
+    assert [one.get("gateway_mb") for one in thin] == [None, 80.0, None, None, None]
     assert thinned(tally.samples, 100) is tally.samples
