@@ -111,7 +111,10 @@ run: env ## gateway, sample agencies that publish, and a phone that prints what 
 	@$(PYTHON) -m client_sim.demo $(ARGS)
 
 test: env packages ## the whole test suite, with the real servers that it needs on free ports
-	@$(PYTHON) -m pytest $(ARGS)
+	@if [ -n "$(ARGS)" ]; then exec $(PYTHON) -m pytest $(ARGS); fi; \
+	$(PYTHON) -m pytest -q -n 3 --dist worksteal --ignore tests/faults && \
+	echo "== Faults, one at a time: they are judged by the clock" && \
+	$(PYTHON) -m pytest -q tests/faults
 
 check: env ## style and format (ruff), types (mypy strict), who may import whom (import-linter)
 	@$(PYTHON) -m ruff check .
