@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client_sim.agencies import BY_CODE
+from client_sim.agencies import AGENCIES
 from client_sim.identity import LocalKey
 from client_sim.local import free_port
 from client_sim.run import Stage
@@ -40,9 +40,9 @@ class Running:
 
 
 def _secrets(environment: dict[str, str]) -> dict[str, str]:
-    """Each command takes most of a second: three agencies are enough, and they are added at once."""
+    """Each command takes most of a second: the agencies are added at once."""
     adding = {}
-    for agency in (BY_CODE[code] for code in ("fns", "mvd", "mchs")):
+    for agency in AGENCIES:
         command = [VESTNIK, "agency", "add", agency.code, *(["--ed25519"] if agency.ed25519 else [])]
         adding[agency.code] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     secrets = {code: process.communicate()[0].strip() for code, process in adding.items()}

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from client_sim.cli import cli
+from client_sim.commands import common
 from client_sim.local import free_port
 from client_sim.scenario import names
 from gateway import tokens
@@ -82,7 +83,8 @@ def test_a_wrong_token_is_one_sentence(running: Running, tmp_path: Path):
     assert "There is no token key" in empty.stderr
 
 
-def test_tokens_and_secrets_of_another_gateway_are_one_sentence(running: Running, tmp_path: Path):
+def test_tokens_and_secrets_of_another_gateway_are_one_sentence(running: Running, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(common, "KNOWN_AFTER_S", 0.2)
     tokens.LocalKey.open(tmp_path)
     for command in (["run"], ["phone", "--account", "42"]):
         result = sim(*command, "--address", running.address, "--data", str(tmp_path))
@@ -108,7 +110,9 @@ def test_scenarios_are_listed():
 def test_a_run_against_a_running_gateway(running: Running, tmp_path: Path):
     out = tmp_path / "out"
     where = ["--address", running.address, "--data", str(running.data)]
-    with started(running, "run", *where, *QUICK, "--seconds", "2", "--rate", "20", "--json", "--out", str(out)) as run:
+    with started(
+        running, "run", *where, *QUICK, "--seconds", "1.5", "--rate", "30", "--json", "--out", str(out)
+    ) as run:
         shown, said = run.communicate(timeout=60)
     assert run.returncode == 0, said
     report = json.loads(shown)

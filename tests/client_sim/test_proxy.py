@@ -93,7 +93,7 @@ async def near(proxy: Proxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 async def test_every_network_carries_what_is_sent(echo, name):
     async with through(echo, NETWORKS[name]) as proxy:
         reader, writer = await near(proxy)
-        data = Random(2).randbytes(2500)
+        data = Random(2).randbytes(700)
         writer.write(data)
         async with asyncio.timeout(PATIENCE_S):
             assert await reader.readexactly(len(data)) == data

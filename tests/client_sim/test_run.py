@@ -23,8 +23,8 @@ def silent(phase: str, sample: Mapping[str, Any], outcome: Outcome) -> None: ...
 async def test_a_killed_frozen_and_full_gateway_loses_nothing(tmp_path: Path):
     """Its store is judged, too."""
     settings = {name.lower(): value for name, value in SETTINGS.items()}
-    faults = (Fault(1.5, "kill", 0.1), Fault(4, "freeze", 0.7), Fault(5, "full_disk", 0.7), Fault(6, "storm"))
-    roster = Roster(40, 20, {"steady": 3, "commuter": 1}, {"perfect": 3, "lte": 1}, 8, 7.0, pace=10)
+    faults = (Fault(1.2, "kill"), Fault(3, "freeze", 0.5), Fault(3.8, "full_disk", 0.5), Fault(4.6, "storm"))
+    roster = Roster(40, 20, {"steady": 3, "commuter": 1}, {"perfect": 3, "lte": 1}, 8, 5.0, pace=12)
     phases = []
     async with Gateway(tmp_path / "data", settings) as gateway:
         await gateway.start()
@@ -58,11 +58,11 @@ async def test_a_killed_frozen_and_full_gateway_loses_nothing(tmp_path: Path):
 
 async def test_an_interrupted_run_has_its_journals_and_its_verdict(running: Running, tmp_path: Path):
     stop = asyncio.Event()
-    asyncio.get_running_loop().call_later(2.5, stop.set)
-    roster = Roster(20, 10, {"steady": 1}, {"perfect": 1}, 9, 600.0, pace=5, prefix="stop-")
+    asyncio.get_running_loop().call_later(1.5, stop.set)
+    roster = Roster(20, 10, {"steady": 1}, {"perfect": 1}, 9, 600.0, pace=15, prefix="stop-")
     outcome = await play(Plan(roster, rate=30), running.stage(), tmp_path, silent, stop)
     assert outcome.ended == "Interrupted."
-    assert 2 < outcome.seconds < 5
+    assert 1 < outcome.seconds < 4
     assert outcome.verdict is not None
     assert outcome.verdict.ok, str(outcome.verdict)
     assert judge(tmp_path).ok
@@ -71,7 +71,7 @@ async def test_an_interrupted_run_has_its_journals_and_its_verdict(running: Runn
 
 
 async def test_a_planted_fault_is_found(running: Running, tmp_path: Path):
-    roster = Roster(6, 3, {"steady": 1}, {"perfect": 1}, 10, 2.0, pace=20, prefix="plant-")
+    roster = Roster(6, 3, {"steady": 1}, {"perfect": 1}, 10, 1.5, pace=20, prefix="plant-")
     outcome = await play(Plan(roster, rate=30, settle_s=20), running.stage(), tmp_path, silent)
     assert outcome.verdict is not None
     assert outcome.verdict.ok, str(outcome.verdict)
