@@ -224,6 +224,7 @@ class Device(asyncio.Protocol):
 
     def _connect(self) -> None:
         self._quiet()
+        self._session = ""  # a snapshot that still comes belongs to the session before
         if not self._token or self._refused:
             self._token = self.world.token(self.account)
         self._say("connecting")
