@@ -92,8 +92,8 @@ async def near(proxy: Proxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 @pytest.mark.parametrize("name", NETWORKS)
 async def test_every_network_carries_what_is_sent(echo, name):
     async with through(echo, NETWORKS[name]) as proxy:
-        reader, writer = await near(proxy)
-        data = Random(2).randbytes(700)
+        reader, writer = await knock(proxy)
+        data = Random(2).randbytes(1500)
         writer.write(data)
         async with asyncio.timeout(PATIENCE_S):
             assert await reader.readexactly(len(data)) == data

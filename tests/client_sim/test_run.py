@@ -70,17 +70,6 @@ async def test_an_interrupted_run_has_its_journals_and_its_verdict(running: Runn
     assert summary(outcome, "x")["ok"] is True
 
 
-async def test_a_planted_fault_is_found(running: Running, tmp_path: Path):
-    roster = Roster(6, 3, {"steady": 1}, {"perfect": 1}, 10, 1.5, pace=20, prefix="plant-")
-    outcome = await play(Plan(roster, rate=30, settle_s=20), running.stage(), tmp_path, silent)
-    assert outcome.verdict is not None
-    assert outcome.verdict.ok, str(outcome.verdict)
-    lines = (tmp_path / DEVICES).read_text().splitlines(keepends=True)
-    kept = max(number for number, line in enumerate(lines) if line.startswith('{"t":"keep"'))
-    (tmp_path / DEVICES).write_text("".join(lines[:kept] + lines[kept + 1 :]))
-    assert set(judge(tmp_path).faults) & {"lost", "cursor"}
-
-
 async def test_a_gateway_that_does_not_come_back_ends_the_run_with_a_sentence(tmp_path: Path):
     """The port is taken meanwhile: everything until then is told."""
 

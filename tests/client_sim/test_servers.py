@@ -28,25 +28,7 @@ async def test_redis_is_killed_frozen_and_back(tmp_path: Path):
     assert not await server.answers()
 
 
-async def test_postgresql_keeps_what_was_committed(tmp_path: Path):
-    async with Postgresql(tmp_path) as server:
-        connection = await asyncpg.connect(server.url)
-        await connection.execute("CREATE TABLE t (n int)")
-        await connection.execute("INSERT INTO t VALUES (7)")
-        await server.kill()
-        connection.terminate()
-        await server.start()
-        connection = await asyncpg.connect(server.url)
-        assert await connection.fetchval("SELECT n FROM t") == 7
-        server.freeze(True)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await connection.fetchval("SELECT n FROM t")
-        server.freeze(False)
-        connection.terminate()
-
-
-async def test_what_a_postgresql_store_holds_is_dumped(tmp_path: Path):
+async def test_postgresql_keeps_what_was_committed_and_is_dumped(tmp_path: Path):
     events = [
         {"specversion": "1.0", "id": f"e{number}", "source": "/agencies/fns", "data": number} for number in (1, 2)
     ]
@@ -57,7 +39,16 @@ async def test_what_a_postgresql_store_holds_is_dumped(tmp_path: Path):
             await store.append([_draft(event) for event in events], 1_800_000_000.0)
         finally:
             await store.close()
+        await server.kill()
+        await server.start()
         await dump_postgresql(server.url, tmp_path / "store.jsonl")
+        connection = await asyncpg.connect(server.url)
+        server.freeze(True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await connection.fetchval("SELECT 1")
+        server.freeze(False)
+        connection.terminate()
     feed, *rows = read(tmp_path / "store.jsonl")
     assert (feed["feed"], feed["oldest"], feed["head"]) == ("account:anna", 1, 2)
     assert [(row["offset"], row["id"], row["erased"]) for row in rows] == [(1, "e1", False), (2, "e2", False)]
