@@ -40,9 +40,7 @@ def test_unavailable_says_when_to_come_again() -> None:
     assert "fsync" not in str(problem.document())
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1", "/v1/nothing", "/v1/snapshot/", "/v1/agencies/fns", "/v1/agencies//events"]
-)
+@pytest.mark.parametrize("path", ["/v1", "/v1/nothing", "/v1/snapshot/", "/v1/agencies/fns", "/v1/agencies//events"])
 async def test_unknown_addresses(here: Running, path: str) -> None:
     """Also one with a slash too many: a redirect would repeat a Host header that anybody can choose."""
     answer = await here.client.get(path)
