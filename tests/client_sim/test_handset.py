@@ -110,7 +110,7 @@ class Hand:
             await publisher.send([desk.next(NOW) for _ in range(number)])
 
     async def until(self, what: Callable[[Cabinet], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not what(self.handset.cabinet):
                 await asyncio.sleep(0.02)
 
