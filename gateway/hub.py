@@ -185,19 +185,19 @@ class Hub:
         offset, previous, full = entry.offset, entry.offset - 1, entry.offset - self.window
         codec: Codec | None = None
         frame = b""
-        written = size = 0
+        written = size = counted = 0
         failed: list[Session] = []
         for follow in follows:
             session = follow.session
             try:
                 if follow.sent == previous and session.flowing and follow.acked >= full and follow.level:
                     if session.codec is not codec:
+                        size, counted = size + (written - counted) * len(frame), written
                         codec = session.codec
                         frame = entry.frame(codec, feed.name)
                     follow.sent = offset
                     session.out.write(frame)
                     written += 1
-                    size += len(frame)
                 elif follow.sent < offset:
                     if session.saver and not hurry and self._holds(follow, entry):
                         continue
@@ -208,7 +208,7 @@ class Hub:
         for session in failed:
             session.close(4503, "the gateway failed")
         if written:
-            self.counts.written_bytes += size
+            self.counts.written_bytes += size + (written - counted) * len(frame)
             self._count(entry.priority, written, time.time() - entry.recorded)
 
     def _holds(self, follow: Follow, entry: Entry) -> bool:
