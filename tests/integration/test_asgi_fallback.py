@@ -361,12 +361,8 @@ async def test_beats_keep_a_silent_device(way: str, tmp_path: Path) -> None:
     async with serving(way, tmp_path, beat_s=0.2, sweep_s=0.1) as gateway, gateway.device() as device:
         await gateway.post({})
         await device.events(1)
-        end = time.monotonic() + 2.0
-        heads = []
-        while time.monotonic() < end:
-            heads.append((await device.hear("beat"))["heads"][A])
+        heads = [(await device.hear("beat"))["heads"][A] for _ in range(8)]
         assert heads[-1] == 1
-        assert len(heads) >= 8
         await device.say("ping")
         await device.hear("pong")
 
