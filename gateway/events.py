@@ -106,19 +106,27 @@ def parse(
 
 def erased_event(account: str, ranges: Sequence[tuple[int, int]], now: float, id: str) -> Draft:
     """The `gov.erased` event that tells devices which offsets (both ends inclusive) became `null`."""
-    kind = registry()["gov.erased"]
+    data = {"ranges": [list(pair) for pair in ranges]}
+    return gateway_event("gov.erased", f"account:{account}", data, id=id, now=now, account=account)
+
+
+def gateway_event(
+    type: str, feed: str, data: Mapping[str, Any], *, id: str, now: float, account: str | None = None
+) -> Draft:
+    """An event that the gateway itself sends: not signed, and trusted to obey its type's schema."""
+    kind = registry()[type]
     event = {
         "specversion": "1.0",
         "id": id,
         "source": GATEWAY_SOURCE,
         "type": kind.name,
         "time": format_time(now),
-        "account": account,
-        "data": {"ranges": [list(pair) for pair in ranges]},
+        **({} if account is None else {"account": account}),
+        "data": data,
     }
     written = strict.compact(event)
-    assert written is not None, "offsets stay within ±(2^53−1)"
-    return _draft(event, written, f"account:{account}", kind, now)
+    assert written is not None, "our own values can be written"
+    return _draft(event, written, feed, kind, now)
 
 
 def with_recordedtime(event: bytes, now: float) -> bytes:

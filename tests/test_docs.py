@@ -124,7 +124,7 @@ def test_the_contracts_close_codes_are_the_codes():
 def test_the_contracts_event_types_are_registered():
     for name, audience, data in rows(CONTRACT, "### 2.4"):
         kind = registry()[quoted(name)[0]]
-        assert audience == {"personal": "account", "public": "public"}[kind.audience]
+        assert audience == {"personal": "account", "public": "public", "ops": "operators"}[kind.audience]
         assert quoted(data)[0].startswith(("application", "registry", "title", "ranges"))
 
 

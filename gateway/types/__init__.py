@@ -39,7 +39,7 @@ _FILE_SCHEMA = {
     "additionalProperties": False,
     "properties": {
         "name": {"type": "string", "pattern": "^[a-z0-9]+(\\.[a-z0-9]+)+$"},
-        "audience": {"enum": ["personal", "public"]},
+        "audience": {"enum": ["personal", "public", "ops"]},
         "priority": {"enum": list(PRIORITIES)},
         "senders": {"enum": ["agencies", "gateway"]},
         "titles": {
@@ -57,7 +57,7 @@ class EventType:
     """A registered type: who it is for, how urgent it is, who may send it, and the JSON Schema of its `data`."""
 
     name: str
-    audience: Literal["personal", "public"]
+    audience: Literal["personal", "public", "ops"]
     priority: int  # index in PRIORITIES
     senders: Literal["agencies", "gateway"]
     titles: Mapping[str, str]  # by language: `ru`, `en`
