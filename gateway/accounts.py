@@ -15,7 +15,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway import tokens
+from gateway import opsfeeds, tokens
 from gateway.control import Control
 from gateway.errors import Close, Problem
 from gateway.events import is_agency
@@ -65,6 +65,8 @@ class Accounts:
         if feed == f"account:{claims.account}":
             return
         if kind == "agency" and is_agency(key) and key in self.gate.agencies:
+            return
+        if feed in opsfeeds.TYPES and opsfeeds.SCOPE in claims.scopes:
             return
         raise Problem(404, "not-found", "Not found", "There is no such feed for this token.")
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway import logs
+from gateway import logs, opsfeeds
 from gateway.errors import BusUnavailable, Close, Refused, StoreUnavailable
 from gateway.hub import Follow, Hub
 from gateway.limits import Buckets
@@ -267,7 +267,9 @@ class Session:
         kind, _, key = name.partition(":")
         if kind == "account":
             raise Refused("forbidden", "the feed belongs to another account", name)
-        if kind != "agency" or key not in self.gate.agencies:
+        if kind == "ops" and (self.claims is None or opsfeeds.SCOPE not in self.claims.scopes):
+            raise Refused("forbidden", "the feed is for tokens with the scope ops", name)
+        if name not in opsfeeds.TYPES and (kind != "agency" or key not in self.gate.agencies):
             raise Refused("unknown_feed", "there is no such feed", name)
         if already > self.gate.settings.feeds:  # the account's own is not counted
             raise Refused("limit", f"a session follows up to {self.gate.settings.feeds} feeds", name)
@@ -429,6 +431,7 @@ class Session:
                 start = await self.hub.follow(self, message.feed, message.resume)
                 if not self.open:
                     return
+                self._allow(message.feed, len(self.follows))  # another token may be in force by now
                 follow = self.hub.add(self, start)
                 self.follows += (follow,)
             else:
@@ -449,8 +452,8 @@ class Session:
             self.hub.pump(follow)
 
     def _unsubscribe(self, message: messages.Unsubscribe) -> None:
-        if not message.feed.startswith("agency:"):
-            raise Refused("forbidden", "only agency feeds can be left", message.feed)
+        if not message.feed.startswith(("agency:", opsfeeds.PREFIX)):
+            raise Refused("forbidden", "only feeds of agencies and operators can be left", message.feed)
         self._change(self._unfollow, message)
 
     async def _unfollow(self, message: messages.Unsubscribe) -> None:
@@ -488,6 +491,8 @@ class Session:
             raise Refused("unavailable" if refusal.code == 4503 else "forbidden", refusal.reason) from None
         if claims.account != self.account:
             raise Refused("forbidden", "the token belongs to another account")
+        if opsfeeds.SCOPE not in claims.scopes and any(follow.feed.name in opsfeeds.TYPES for follow in self.follows):
+            raise Refused("forbidden", "feeds are followed that are for tokens with the scope ops")
         self.claims, self.warned = claims, False
         self.send(messages.renewed(format_time(claims.exp), ref=message.ref))
         self._plan(time.monotonic())

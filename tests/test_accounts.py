@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from gateway import accounts, events
+from gateway import accounts, events, opsfeeds
 from gateway.accounts import csv_row, harmless
 from gateway.errors import Problem
 from gateway.store import open_store
@@ -27,6 +27,7 @@ from gateway.store.base import CursorSave, Join, Row
 from gateway.tokens import KeySet, LocalKey
 from tests.openapi import PROBLEM
 from tests.running import Running, event, here, notice, public, running, status
+from tests.test_types import GOOD
 
 __all__ = ["here"]
 
@@ -102,6 +103,19 @@ async def test_no_keys_to_check_with(here: Running, monkeypatch: pytest.MonkeyPa
     answer = await here.client.get("/v1/snapshot", headers=header)
     problem(answer, 503, "unavailable")
     assert answer.headers["retry-after"]
+
+
+async def test_operators_feeds_need_the_scope(here: Running) -> None:
+    alert = opsfeeds.draft(opsfeeds.ALERTS, "gov.vestnik.alert", GOOD["gov.vestnik.alert"], id="a", now=time.time())
+    await here.store.append([alert], time.time())
+    path = "/v1/feeds/ops:alerts/events"
+    answer = await here.client.get(path, headers=here.bearer("op", scope="ops"))
+    assert offsets(answer) == [1]
+    assert answer.json()["events"][0][1]["source"] == "/gateway"
+    for scope in (None, "opsy"):
+        problem(await here.client.get(path, headers=here.bearer("op", scope=scope)), 404, "not-found")
+    unknown = await here.client.get("/v1/feeds/ops:nothing/events", headers=here.bearer("op", scope="ops"))
+    problem(unknown, 404, "not-found")
 
 
 # Snapshot

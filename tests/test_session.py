@@ -14,7 +14,7 @@ from gateway.store.base import Revocation
 from gateway.tokens import KeySet
 from tests.kit import URGENT, Bench, Clock, Phone, offsets, token, use_clock
 
-FNS, MVD, A = "agency:fns", "agency:mvd", "account:a"
+FNS, MVD, A, FIGURES = "agency:fns", "agency:mvd", "account:a", "ops:figures"
 
 
 @pytest.fixture
@@ -408,6 +408,44 @@ async def test_an_event_between_the_stores_answer_and_subscribed(bench: Bench) -
     bench.store.answer()
     await bench.settle()
     assert [message["t"] for message in phone.read()] == ["subscribed", "event", "live"]
+
+
+async def test_operators_feeds_need_the_scope(bench: Bench, clock: Clock) -> None:
+    await bench.publish(FIGURES, 3)
+    op = await bench.connect("op", token=token("op", clock, scope="read ops"), feeds=[FIGURES, "ops:nothing"])
+    welcome, *rest = op.read()
+    assert welcome["feeds"][1] == {"feed": FIGURES, "epoch": "e1", "head": 3, "from": 3}
+    assert [(m["code"], m["feed"]) for m in rest if m["t"] == "error"] == [("unknown_feed", "ops:nothing")]
+    await bench.publish(FIGURES)
+    assert offsets(op.read(), FIGURES) == [4]
+    assert (await answer(bench, op, "unsubscribe", feed=FIGURES))["t"] == "unsubscribed"
+
+    for scope in (None, "opsy", "op s"):
+        phone = await bench.connect("a", token=token("a", clock, scope=scope), feeds=[FIGURES, "ops:nothing"])
+        welcome, *rest = phone.read()
+        assert [item["feed"] for item in welcome["feeds"]] == [A]
+        assert [(m["code"], m["feed"]) for m in rest if m["t"] == "error"] == [
+            ("forbidden", FIGURES),
+            ("forbidden", "ops:nothing"),
+        ]
+        assert (await answer(bench, phone, "subscribe", feed=FIGURES))["code"] == "forbidden"
+
+
+async def test_a_token_without_the_scope_takes_no_operators_place(bench: Bench, clock: Clock) -> None:
+    op = await ready(bench, "op", token=token("op", clock, scope="ops"), feeds=[FIGURES])
+    assert (await answer(bench, op, "token", token=token("op", clock)))["code"] == "forbidden"
+    assert (await answer(bench, op, "token", token=token("op", clock, scope="ops")))["t"] == "renewed"
+    await answer(bench, op, "unsubscribe", feed=FIGURES)
+    assert (await answer(bench, op, "token", token=token("op", clock)))["t"] == "renewed"
+    assert (await answer(bench, op, "subscribe", feed=FIGURES))["code"] == "forbidden"
+
+
+async def test_the_scope_is_lost_while_the_store_looks_for_the_feed(bench: Bench, clock: Clock) -> None:
+    op = await ready(bench, "op", token=token("op", clock, scope="ops"))
+    op.say("subscribe", feed=FIGURES)
+    op.say("token", token=token("op", clock))
+    await bench.settle()
+    assert {message["t"]: message.get("code") for message in op.read()} == {"renewed": None, "error": "forbidden"}
 
 
 async def test_unsubscribe_stops_and_forgets(bench: Bench) -> None:
