@@ -216,6 +216,13 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    name: str
+    owner: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class AgencyKey:
     id: str
     kind: Literal["hmac", "ed25519"]
@@ -420,6 +427,9 @@ class Store(Protocol):
     async def release(self, name: str, owner: str) -> None:
         """Let it go, if it is the owner's."""
 
+    async def leases(self, prefix: str, now: float) -> list[Lease]:
+        """Those held now whose names begin so, by name."""
+
     async def expire(self, before: float, limit: int = 10_000) -> int:
         """Forget leases that ended before that time, and presences from before it whose node has no lease: at most
         `limit` of each, how many they were. Only tidies up: what has ended counts for nothing anyway."""
@@ -438,11 +448,11 @@ class Store(Protocol):
         only computes. ERASED_TYPE events are never erased. None when there was nothing left to erase, and `make` was
         not called."""
 
-    async def retain(self, before: float, limit: int = 10_000) -> int:
-        """Delete events recorded before that time, from the old end of each feed, with what hangs on them (key, marks,
-        deliveries, `sequence` when it was the thing's last event, original when it was the request's last event); at
-        most `limit`. Returns how many. The head stays. Works in transactions of its own, small enough to let others
-        between."""
+    async def retain(self, before: float, limit: int = 10_000, feed: str | None = None) -> int:
+        """Delete events recorded before that time, from the old end of each feed, or of this one, with what hangs on
+        them (key, marks, deliveries, `sequence` when it was the thing's last event, original when it was the request's
+        last event); at most `limit`. Returns how many. The head stays. Works in transactions of its own, small enough
+        to let others between."""
 
     async def kept(self, key: bytes) -> Kept | None:
         """What is kept of the request that brought this event. None when it is unknown or came without one."""

@@ -26,6 +26,7 @@ from gateway.store.base import (
     Join,
     Joined,
     Kept,
+    Lease,
     Original,
     Outcome,
     Page,
@@ -368,6 +369,11 @@ class MemoryStore:
         if self._leases.get(name, ("", 0.0))[0] == owner:
             del self._leases[name]
 
+    async def leases(self, prefix: str, now: float) -> list[Lease]:
+        self._check()
+        held = sorted(self._leases.items())
+        return [Lease(name, *held_by) for name, held_by in held if name.startswith(prefix) and held_by[1] > now]
+
     async def expire(self, before: float, limit: int = 10_000) -> int:
         self._check()
         ended = [name for name, (_, until) in self._leases.items() if until < before][:limit]
@@ -404,14 +410,14 @@ class MemoryStore:
         assert isinstance(outcome, Stored), "the name of a `gov.erased` event is new"
         return outcome
 
-    async def retain(self, before: float, limit: int = 10_000) -> int:
+    async def retain(self, before: float, limit: int = 10_000, feed: str | None = None) -> int:
         self._check()
         count = 0
-        for feed in self._feeds.values():
-            for event in list(feed.events.values()):
+        for log in self._feeds.values() if feed is None else [self._feed(feed)]:
+            for event in list(log.events.values()):
                 if event.recorded >= before or count == limit:
                     break
-                self._delete(feed, event)
+                self._delete(log, event)
                 count += 1
         return count
 

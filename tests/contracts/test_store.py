@@ -27,6 +27,7 @@ from gateway.store.base import (
     Head,
     Join,
     Joined,
+    Lease,
     Original,
     Outcome,
     Page,
@@ -1012,6 +1013,17 @@ async def test_retention_keeps_to_its_limit_and_goes_on_next_time(store: Store) 
     assert await store.heads([ANN, "account:bob"]) == {ANN: Head(701, 700), "account:bob": Head(601, 600)}
 
 
+async def test_retention_of_one_feed_touches_no_other(store: Store) -> None:
+    await fill(store, 700)
+    await fill(store, 3, "account:bob")
+    await fill(store, 1, now=NOW + 10)
+    assert await store.retain(NOW + 10, limit=650, feed=ANN) == 650
+    assert await store.retain(NOW + 10, feed=ANN) == 50
+    assert await store.retain(NOW + 10, feed=ANN) == 0
+    assert await store.retain(NOW + 10, feed="account:nobody") == 0
+    assert await store.heads([ANN, "account:bob"]) == {ANN: Head(701, 701), "account:bob": Head(1, 3)}
+
+
 async def test_what_hangs_on_an_event_goes_with_it(store: Store) -> None:
     request = signed(b"request")
     old = replace(thing("a", "car", 5), original=request)
@@ -1506,6 +1518,16 @@ async def test_a_lease_is_let_go_by_its_owner(store: Store) -> None:
     assert not await store.lease("retention", "y", NOW + 10, NOW)
     await store.release("retention", "x")
     assert await store.lease("retention", "y", NOW + 10, NOW)
+
+
+async def test_leases_are_those_held_now(store: Store) -> None:
+    for name, until in (("role:tidy", 10), ("role:relay", 20.5), ("role:old", 1), ("rolex", 20), ("node:a", 20)):
+        assert await store.lease(name, f"{name}'s", NOW + until, NOW)
+    held = [Lease("role:relay", "role:relay's", NOW + 20.5), Lease("role:tidy", "role:tidy's", NOW + 10)]
+    assert await store.leases("role:", NOW + 1) == held
+    assert await store.leases("role:", NOW + 10) == held[:1]
+    assert await store.leases("ro%e:", NOW) == []
+    assert [lease.name for lease in await store.leases("", NOW + 15)] == ["node:a", "role:relay", "rolex"]
 
 
 async def test_a_lease_asked_for_by_many_at_once_goes_to_one(backend: Backend) -> None:

@@ -30,6 +30,7 @@ from gateway.store.base import (
     Join,
     Joined,
     Kept,
+    Lease,
     Outcome,
     Page,
     Presence,
@@ -153,6 +154,9 @@ class PostgresqlStore:
     async def release(self, name: str, owner: str) -> None:
         await self._db.write(lambda conn: presence.release(conn, name, owner), relaxed=True)
 
+    async def leases(self, prefix: str, now: float) -> list[Lease]:
+        return await self._db.read(lambda conn: presence.leases(conn, prefix, now))
+
     async def expire(self, before: float, limit: int = 10_000) -> int:
         return await self._db.write(lambda conn: presence.expire(conn, before, limit), relaxed=True)
 
@@ -163,10 +167,11 @@ class PostgresqlStore:
     ) -> Stored | None:
         return await self._db.write(lambda conn: upkeep.erase(conn, self.epoch, feed, offset, make, now))
 
-    async def retain(self, before: float, limit: int = 10_000) -> int:
+    async def retain(self, before: float, limit: int = 10_000, feed: str | None = None) -> int:
         count = 0
         while count < limit:
-            done = await self._db.write(partial(upkeep.retain, before=before, limit=min(RETAIN_CHUNK, limit - count)))
+            chunk = min(RETAIN_CHUNK, limit - count)
+            done = await self._db.write(partial(upkeep.retain, before=before, limit=chunk, name=feed))
             count += done
             if not done:
                 await self._db.outside(upkeep.sweep, limit_s=SWEEP_S)

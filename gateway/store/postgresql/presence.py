@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway.store import presence
-from gateway.store.base import Entered, Presence
+from gateway.store.base import Entered, Lease, Presence
 from gateway.store.postgresql.database import Connection
 from gateway.store.postgresql.sql import columns, micros, seconds
 
@@ -86,6 +86,14 @@ _LEASE = """
 
 async def release(conn: Connection, name: str, owner: str) -> None:
     await conn.execute("DELETE FROM leases WHERE name = $1 AND owner = $2", name, owner)
+
+
+async def leases(conn: Connection, prefix: str, now: float) -> list[Lease]:
+    rows = await conn.fetch(_LEASES, prefix, micros(now))
+    return [Lease(name, owner, seconds(until)) for name, owner, until in rows]
+
+
+_LEASES = "SELECT name, owner, until FROM leases WHERE starts_with(name, $1) AND until > $2 ORDER BY name"
 
 
 async def expire(conn: Connection, before: float, limit: int) -> int:

@@ -53,9 +53,12 @@ async def _lock_originals(conn: Connection, ids: list[int]) -> None:
     await conn.execute("SELECT FROM originals WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE", ids)
 
 
-async def retain(conn: Connection, before: float, limit: int) -> int:
-    """At most `limit` events of some feeds: 0 when nothing is left to delete."""
-    feeds = await _old_feeds(conn, micros(before), limit)
+async def retain(conn: Connection, before: float, limit: int, name: str | None = None) -> int:
+    """At most `limit` events of some feeds (of this one): 0 when nothing is left to delete."""
+    if name is None:
+        feeds = await _old_feeds(conn, micros(before), limit)
+    else:
+        feeds = [row[0] for row in await conn.fetch(_OLD_FEED, micros(before), name)]
     if not feeds:
         return 0
     rows = await conn.fetch(_OLD_EVENTS, feeds, limit)
@@ -96,6 +99,9 @@ async def _old_feeds(conn: Connection, before: int, limit: int) -> list[int]:
 
 _OLD_FEEDS = """
     SELECT id FROM feeds WHERE since < $1 ORDER BY since LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED"""
+
+
+_OLD_FEED = "SELECT id FROM feeds WHERE since < $1 AND name = $2 FOR NO KEY UPDATE"
 
 
 def _going(rows: Sequence[Any], before: int) -> list[Any]:

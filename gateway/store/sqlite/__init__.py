@@ -31,6 +31,7 @@ from gateway.store.base import (
     Join,
     Joined,
     Kept,
+    Lease,
     Outcome,
     Page,
     Presence,
@@ -154,6 +155,9 @@ class SqliteStore:
     async def release(self, name: str, owner: str) -> None:
         await self._db.write(lambda conn: presence.release(conn, name, owner), relaxed=True)
 
+    async def leases(self, prefix: str, now: float) -> list[Lease]:
+        return await self._db.read(lambda conn: presence.leases(conn, prefix, now))
+
     async def expire(self, before: float, limit: int = 10_000) -> int:
         return await self._db.write(lambda conn: presence.expire(conn, before, limit), relaxed=True)
 
@@ -167,10 +171,11 @@ class SqliteStore:
         await self._cut_log()
         return outcome
 
-    async def retain(self, before: float, limit: int = 10_000) -> int:
+    async def retain(self, before: float, limit: int = 10_000, feed: str | None = None) -> int:
         count = 0
         while count < limit:
-            done = await self._db.write(partial(upkeep.retain, before=before, limit=min(RETAIN_CHUNK, limit - count)))
+            chunk = min(RETAIN_CHUNK, limit - count)
+            done = await self._db.write(partial(upkeep.retain, before=before, limit=chunk, name=feed))
             if not done:
                 break
             count += done

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from gateway.store import presence
-from gateway.store.base import Entered, Presence
+from gateway.store.base import Entered, Lease, Presence
 from gateway.store.sqlite.sql import dumps, gather, insert, micros, seconds
 
 
@@ -86,6 +86,16 @@ _LEASE = """
 
 def release(conn: sqlite3.Connection, name: str, owner: str) -> None:
     conn.execute("DELETE FROM leases WHERE name = ? AND owner = ?", (name, owner))
+
+
+def leases(conn: sqlite3.Connection, prefix: str, now: float) -> list[Lease]:
+    rows = gather(conn, _LEASES, prefix, micros(now))
+    return [Lease(name, owner, seconds(until)) for name, owner, until in sorted(rows)]
+
+
+_LEASES = """
+    SELECT json_group_array(json_array(name, owner, until)) FROM leases
+    WHERE substr(name, 1, length(?1)) = ?1 AND until > ?2"""
 
 
 def expire(conn: sqlite3.Connection, before: float, limit: int) -> int:

@@ -44,9 +44,12 @@ _ERASE = (
 )
 
 
-def retain(conn: sqlite3.Connection, before: float, limit: int) -> int:
-    """Some events from the old end of some feeds, at most `limit`. 0 when nothing is left to delete."""
-    floors = dict(gather(conn, _OLD_FEEDS, micros(before), min(limit, _FEEDS_AT_ONCE)))
+def retain(conn: sqlite3.Connection, before: float, limit: int, name: str | None = None) -> int:
+    """Some events from the old end of some feeds (of this one), at most `limit`. 0 when nothing is left to delete."""
+    if name is None:
+        floors = dict(gather(conn, _OLD_FEEDS, micros(before), min(limit, _FEEDS_AT_ONCE)))
+    else:
+        floors = dict(gather(conn, _OLD_FEED, micros(before), name))
     if not floors:
         return 0
     window = limit // len(floors)
@@ -71,6 +74,7 @@ _FEEDS_AT_ONCE = 100
 _OLD_FEEDS = """
     SELECT json_group_array(json_array(id, floor)) FROM (
         SELECT id, floor FROM feeds WHERE since < ? ORDER BY since LIMIT ?)"""
+_OLD_FEED = "SELECT json_group_array(json_array(id, floor)) FROM feeds WHERE since < ? AND name = ?"
 # The order of the tables in a CROSS JOIN is the order of the loops: offsets rise in each feed.
 _OLDEST = """
     SELECT json_group_array(json_array(feed, offset, seq, recorded, original))
