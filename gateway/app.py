@@ -34,6 +34,7 @@ from gateway.accounts import Accounts
 from gateway.bus import open_bus
 from gateway.control import Control
 from gateway.errors import ConfigError, Problem, StoreUnavailable, VestnikError
+from gateway.figures import Figures
 from gateway.hub import Hub
 from gateway.intake import Intake
 from gateway.metrics import CONTENT_TYPE, Counts, Metrics
@@ -72,6 +73,9 @@ class Gateway:
         self.publisher = Publisher(self.store, self.bus, self.counts)
         self.intake = Intake(settings, self.store, self.publisher, self.counts, self.gate.agencies)
         self.accounts = Accounts(self.gate, self.store, self.hub, self.control)
+        self.figures = Figures(
+            settings, self.store, self.publisher, self.hub, self.counts, self.intake.senders, self.gate.agencies
+        )
         self.door = wire.Door(self.gate, settings.allowed_origins())
         self.deadlines = wire.Deadlines(settings.head_deadline_s)
         self.metrics.refresh.append(self.hub.gauges)
@@ -145,6 +149,8 @@ class Gateway:
         self._spawn(always("keys", self.keys.run), "keys")
         self._spawn(always("deadlines", lambda: wire.expire_heads(self.deadlines, self.hub)), "deadlines")
         self._spawn(always("loop lag", self._loop_lag), "loop lag")
+        if self.settings.ops_s:
+            self._spawn(always("figures", self.figures.run), "figures")
         if self.settings.workers:
             # However many processes run them: what they do is claimed. So nobody has to remember to start them.
             made = roles.make([], self.settings, self.store, self.bus, self.counts)

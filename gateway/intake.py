@@ -20,7 +20,7 @@ from gateway import events, strict, verify
 from gateway.batcher import Batcher
 from gateway.errors import Problem, StoreUnavailable
 from gateway.limits import Buckets
-from gateway.metrics import Counts
+from gateway.metrics import Counts, Sender
 from gateway.publisher import Publisher
 from gateway.rfc3339 import format_time
 from gateway.settings import Settings
@@ -52,6 +52,7 @@ class Intake:
         )
         self.quotas = Buckets(settings.agency_rate, settings.agency_burst)
         self.waiting_bytes = 0
+        self.senders: dict[str, Sender] = {}  # by agency, from its first request on
         self._readers = asyncio.Semaphore(READERS)
         self._reading: dict[str, asyncio.Lock] = {}  # by agency: who sends what takes long waits for itself
 
@@ -81,7 +82,7 @@ class Intake:
             response = await self._post_events(request)
         except Problem as problem:
             self.counts.requests[problem.status] += 1
-            self.counts.events[problem.word] += 1
+            self._refused(request.path_params["code"], problem)
             raise
         except StoreUnavailable:
             self.counts.requests[503] += 1
@@ -98,7 +99,7 @@ class Intake:
         self._grant(agency.code, len(parsed))
         drafts = [item.draft for item in parsed if not isinstance(item, Problem)]
         outcomes = await self._append(drafts, len(body))
-        response = await self._answer(parsed, outcomes, single=media == "event")
+        response = await self._answer(agency.code, parsed, outcomes, single=media == "event")
         self.counts.intake.observe(time.perf_counter() - begun)
         return response
 
@@ -143,7 +144,7 @@ class Intake:
         self.waiting_bytes -= size
 
     async def _answer(
-        self, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, single: bool
+        self, code: str, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, single: bool
     ) -> Response:
         results: list[dict[str, Any]] = []
         left = iter(outcomes)
@@ -152,19 +153,44 @@ class Intake:
             if not isinstance(item, Problem):
                 outcome = next(left)
                 if isinstance(outcome, Stored):
-                    self.counts.events["duplicate" if outcome.duplicate else "stored"] += 1
+                    self._accepted(code, item.draft, outcome)
                     results.append(_accepted(item.id, outcome))
                 else:
                     problem = _rejected(item.id, outcome)
             if problem is not None:
                 if single:
                     raise problem
-                self.counts.events[problem.word] += 1
+                self._refused(code, problem)
                 results.append(problem.document())
             if index % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         status = 202 if all(result["status"] == 202 for result in results) else 207
         return Response(orjson.dumps({"results": results}), status, media_type="application/json")
+
+    def _accepted(self, code: str, draft: Draft, stored: Stored) -> None:
+        if stored.duplicate:
+            self.counts.events["duplicate"] += 1
+            return
+        self.counts.events["stored"] += 1
+        self.counts.agency_events[code] += 1
+        sender = self.sender(code)
+        sender.accepted += 1
+        sender.last = stored.row.recorded
+        sender.delay.observe(stored.row.recorded - draft.time)
+
+    def _refused(self, code: str, problem: Problem) -> None:
+        """An event, or a whole request. `code` is what the address says: anybody's word until it was found."""
+        self.counts.events[problem.word] += 1
+        if code in self.agencies:
+            self.counts.agency_rejects[code] += 1
+            self.sender(code).rejected[problem.word] += 1
+
+    def sender(self, code: str) -> Sender:
+        """The counts of an agency that is known."""
+        found = self.senders.get(code)
+        if found is None:
+            found = self.senders[code] = Sender()
+        return found
 
     # POST /v1/agencies/<code>/receipts
 

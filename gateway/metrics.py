@@ -16,8 +16,8 @@ what a person or a device chose: their number is bounded by the contract.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -48,6 +48,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
+    def copy(self) -> "Histogram":
+        other = Histogram(self.bounds)
+        other.counts, other.sum = self.counts.copy(), self.sum
+        return other
+
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them, `+Inf` last."""
         total, rows = 0, []
@@ -72,6 +77,8 @@ class Counts:
     # Intake
     requests: Counter[int] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
+    agency_events: Counter[str] = field(default_factory=Counter)
+    agency_rejects: Counter[str] = field(default_factory=Counter)
     intake: Histogram = field(default_factory=lambda: Histogram(SHORT_S))
     # Store
     append: Histogram = field(default_factory=lambda: Histogram(SHORT_S))
@@ -134,6 +141,34 @@ class Counts:
     # The loop
     loop_lag: Histogram = field(default_factory=lambda: Histogram(SHORT_S))
 
+    def copy(self) -> "Counts":
+        """What all stand at now."""
+        return Counts(**{item.name: _copied(getattr(self, item.name)) for item in fields(self)})
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(one) for one in value]
+    return value if isinstance(value, int) else value.copy()
+
+
+class Sender:
+    """What was counted of one agency that is known."""
+
+    __slots__ = ("accepted", "delay", "last", "rejected")
+
+    def __init__(self) -> None:
+        self.accepted = 0  # new events
+        self.rejected: Counter[str] = Counter()  # events and whole requests, by the word of the problem
+        self.last: float | None = None  # when the latest was recorded
+        self.delay = Histogram()  # from the events' own `time` to their commit
+
+    def copy(self) -> "Sender":
+        other = Sender()
+        other.accepted, other.rejected, other.last = self.accepted, self.rejected.copy(), self.last
+        other.delay = self.delay.copy()
+        return other
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -166,6 +201,10 @@ TABLE = (
         "intake_events",
         "Events of agencies, by outcome: stored, duplicate, conflict, stale, forbidden, invalid, malformed, …",
         "outcome",
+    ),
+    _counter("agency_events", "agency_events", "New events of each agency.", "agency"),
+    _counter(
+        "agency_rejects", "agency_rejects", "Events and whole requests of each agency that were refused.", "agency"
     ),
     _histogram("intake", "intake_seconds", "From a request's last byte to its answer, commit included."),
     # Store

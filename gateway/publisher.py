@@ -11,7 +11,7 @@ from gateway.bus.base import Bus, Message
 from gateway.errors import BusUnavailable, StoreUnavailable
 from gateway.logs import get_logger
 from gateway.metrics import Counts
-from gateway.store.base import Store, Stored
+from gateway.store.base import Draft, Store, Stored
 
 log = get_logger("publisher")
 
@@ -57,6 +57,12 @@ class Publisher:
             self._waiting_bytes += size
         if self._waiting and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="publisher")
+
+    async def tell(self, drafts: Sequence[Draft], now: float) -> None:
+        """Commit what the gateway itself has to say, and publish it. Returns when it is on disk. Raises
+        StoreUnavailable."""
+        outcomes = await self._store.append(drafts, now)
+        self.put([outcome for outcome in outcomes if isinstance(outcome, Stored)])
 
     async def close(self) -> None:
         """Returns when what was put is published and noted, or after 5 s; the rest is the relay's."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Session:
 
     __slots__ = (
         "account",
+        "agent",
         "beat_at",
         "changing",
         "claims",
@@ -139,6 +141,7 @@ class Session:
         self.deflate = deflate  # the peer reads compressed messages
         self.client = client  # its address, for the log
         self.account = self.device = ""
+        self.agent: str | None = None  # the program, as the hello names it
         self.entered = 0.0  # its place in the roster's order, 0.0 while it has none
         self.claims: Claims | None = None
         self.follows: tuple[Follow, ...] = ()
@@ -235,6 +238,7 @@ class Session:
         if gate.hellos.take((claims.account, hello.device), hub.now) > 0:
             raise Close(4529, f"more than {gate.settings.hellos} hellos a minute")
         self.claims, self.account, self.device = claims, claims.account, hello.device
+        self.agent = sys.intern(hello.agent) if hello.agent else None  # many devices, few programs
         self.saver = hello.mode == "saver"
         self.state = step(self.state, Event.HELLO)
         self.pending, self.ref, self.since = [], hello.ref, time.monotonic()

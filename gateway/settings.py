@@ -405,6 +405,13 @@ class Settings(BaseSettings):
     )
 
     # Sight
+    ops_s: Seconds = Field(
+        default=5,
+        ge=0,
+        le=60,
+        description="How often each process tells operators its figures, as an event of the feed `ops:figures`; 0 never"
+        " does. Costs a commit and some kB of the store each time; they are kept for two hours.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="`debug` shows frames; accounts, tokens and bodies stay hidden at every level."
     )

@@ -58,8 +58,9 @@ class Running:
     ed25519."""
 
     def __init__(self, data: Path, store: Any = None, **settings: Any):
-        # `control_s` long: what is seen at once was not seen by a poll.
-        self.settings = load(env_file=None, data=data, store="memory://", **{"control_s": 2, **settings})
+        # `control_s` long: what is seen at once was not seen by a poll. `ops_s`: commits are those of the test.
+        given = {"control_s": 2, "ops_s": 0, **settings}
+        self.settings = load(env_file=None, data=data, store="memory://", **given)
         self.store: Watched = store or Watched()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gateway.app, "open_store", lambda url, folder: self.store)
