@@ -337,10 +337,13 @@ def listen(settings: Settings, port: int | None = None, *, shared: bool = False)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        reason = (error.strerror or str(error)).lower()
-        where = f"{settings.host}:{port}"
-        raise ConfigError(f"VESTNIK_PORT: cannot listen on {where} ({reason}); choose another with --port.") from None
+        raise _cannot_listen(settings, port, error) from None
     return sock
+
+
+def _cannot_listen(settings: Settings, port: int, error: OSError) -> ConfigError:
+    reason, where = (error.strerror or str(error)).lower(), f"{settings.host}:{port}"
+    return ConfigError(f"VESTNIK_PORT: cannot listen on {where} ({reason}); choose another with --port.")
 
 
 def run(settings: Settings) -> int:
@@ -381,10 +384,16 @@ async def _serve(settings: Settings, sock: socket.socket, member: Member | None)
     except StoreUnavailable as error:
         # Contract, section 6: "exits 3 when it cannot start". Who starts it again after a while finds the store back.
         raise ConfigError(f"VESTNIK_STORE does not answer: {error}.") from error
+    port = sock.getsockname()[1]
+    try:
+        # Two that start at once can both bind. Only one can listen, and uvloop would leave the other running and deaf.
+        sock.listen(settings.backlog)
+    except OSError as error:
+        await gateway.stop()
+        raise _cannot_listen(settings, port, error) from None
     if member is not None:
         gateway.siblings = Siblings(member, gateway.metrics)
         await gateway.siblings.open()
-    port = sock.getsockname()[1]
     gateway.door.origins = settings.allowed_origins(port)
     proxies = Proxies(settings.proxies) if settings.proxies else None
     config = uvicorn.Config(

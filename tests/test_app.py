@@ -265,6 +265,19 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
             gateway.app.listen(load(env_file=None, data=tmp_path, port=taken.getsockname()[1]))
 
 
+async def test_a_port_that_another_took_meanwhile(tmp_path: Path) -> None:
+    """Two that start at once can both bind it; who listens second ends, and is not left running and deaf."""
+    settings = load(env_file=None, data=tmp_path, store="memory://", port=0)
+    ours = gateway.app.listen(settings)
+    with ours, socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(ours.getsockname())
+        taken.listen()
+        with pytest.raises(ConfigError, match=r"VESTNIK_PORT: cannot listen on 127\.0\.0\.1"):
+            async with asyncio.timeout(10):
+                await gateway.app._serve(settings, ours, None)
+
+
 def test_a_host_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="VESTNIK_HOST"):
         gateway.app.listen(load(env_file=None, data=tmp_path, host="no-such-host.invalid"))
