@@ -1,7 +1,7 @@
 """The figures of a process: what it tells operators every few seconds, in the feed `ops:figures`. Contract, 8.2.
 
 All counts are of the interval since the process's figures before, so whoever adds up intervals and processes has the
-whole. Figures that could not be stored are part of the next ones; those of the last seconds before an end are lost.
+whole. Figures that could not be stored are part of the next ones; those of the last seconds before a crash are lost.
 
     happened(before, after)   what was counted between two readings; pure
     fitting(data, limit)      the same data, with fewer agencies if it must be; pure
@@ -11,6 +11,7 @@ whole. Figures that could not be stored are part of the next ones; those of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import time
@@ -39,6 +40,7 @@ log = logs.get_logger("figures")
 MAX_BYTES = 60_000  # of the data: an event has at most 65,536
 SLOW = 20  # sessions named: the worst are what somebody looks at
 MAX_AGENT = 64  # characters of a program's name: the device chose it
+LAST_S = 2.0  # for the last word: a store that is away must not keep the process from ending
 SLICE = 2_000  # follows looked at before the loop gets its turn: below a millisecond
 
 Buckets = list[list[float | int | None]]
@@ -166,9 +168,16 @@ class Figures:
         return Reading(time.monotonic(), self.counts.copy(), senders, time.process_time())
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.ops_s)
-            await self.tell()
+        """Ends with one more word when the process drains, so that nobody takes it for dead."""
+        try:
+            while True:
+                await asyncio.sleep(self.settings.ops_s)
+                await self.tell()
+        finally:
+            if self.hub.draining:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_S):
+                        await self.tell()
 
     async def tell(self) -> None:
         """Append and publish what happened since the last that were stored."""

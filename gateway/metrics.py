@@ -26,7 +26,10 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PRIORITIES = ("urgent", "high", "normal", "bulk")
 
-LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 600.0)
+LATENCY_S = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+    *(300.0, 600.0),  # 300 s is the service level of agencies
+)
 SHORT_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
@@ -93,6 +96,11 @@ class Counts:
     store_ready: int = 0
     cursors_saved: int = 0
     retained: int = 0
+    # Alerts
+    alerts: Counter[str] = field(default_factory=Counter)
+    alerts_firing: int = 0
+    alert_posts: Counter[str] = field(default_factory=Counter)
+    alerts_waiting: int = 0
     # Bus
     bus_published: int = 0
     bus_failures: int = 0
@@ -220,6 +228,13 @@ TABLE = (
     _gauge("store_ready", "store_ready", "1 while the store can read and commit."),
     _counter("cursors_saved", "cursors_saved", "Acknowledged positions written to the store."),
     _counter("retained", "retention_events", "Events deleted because they were older than the retention."),
+    # Alerts
+    _counter("alerts", "alerts", "Alerts told, by state: firing, resolved.", "state"),
+    _gauge("alerts_firing", "alerts_firing", "Alerts that fire, in the process that watches; 0 in the others."),
+    _counter(
+        "alert_posts", "alert_posts", "Posts of alerts to VESTNIK_ALERT_URL, by outcome: taken, failed.", "outcome"
+    ),
+    _gauge("alerts_waiting", "alerts_waiting", "Alerts not yet posted, in the process that posts; 0 in the others."),
     # Bus
     _counter("bus_published", "bus_published", "Events given to the bus."),
     _counter("bus_failures", "bus_publish_failures", "Events that the bus did not take; the relay repeats them."),

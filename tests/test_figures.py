@@ -272,6 +272,16 @@ async def test_they_come_every_few_seconds_to_operators(tmp_path: Path) -> None:
         assert events[0]["event"]["type"] == "gov.vestnik.figures"
 
 
+async def test_the_last_word_of_one_that_drains(tmp_path: Path) -> None:
+    async with running(tmp_path, ops_s=60) as here:
+        await asyncio.sleep(0)  # it begins
+        await here.gateway.drain(0)
+        await here.gateway.stop()
+        await here.store.open()
+        (data,) = await told(here)
+        assert data["draining"]
+
+
 async def test_none_when_nobody_wants_them(here: Running) -> None:
     assert here.settings.ops_s == 0
     assert "figures" not in {task.get_name() for task in here.gateway._tasks}
