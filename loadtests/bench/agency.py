@@ -36,8 +36,10 @@ class Http:
         )
         writer.write(head.encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        length = int(answer.partition("content-length:")[2].partition("\r\n")[0])
-        content = await reader.readexactly(length)
+        if "\r\ntransfer-encoding: chunked\r\n" in answer:
+            content = await _chunks(reader)
+        else:
+            content = await reader.readexactly(int(answer.partition("content-length:")[2].partition("\r\n")[0]))
         if answer[9:12] not in ("200", "202"):
             raise Failed(f"{method} {path} was answered {answer[9:12]}: {content[:300].decode(errors='replace')}")
         return content
@@ -54,17 +56,51 @@ class Http:
         self.close()
 
 
-class Agency:
-    """Posts events of one agency over `connections` connections; each post takes the next free one. Several of the same
-    agency share `numbers`, or they would give a name twice."""
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """A chunked body (RFC 9112, 7.1) without trailers."""
+    whole = b""
+    while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+        whole += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return whole
 
-    def __init__(self, port: int, code: str, secret: str, connections: int = 16, numbers: Iterator[int] | None = None):
+
+class Connections:
+    """Keep-alive connections to one server; each request takes the next free one."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1", count: int = 16):
+        self._idle: asyncio.Queue[Http] = asyncio.Queue()
+        for _ in range(count):
+            self._idle.put_nowait(Http(port, host))
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> bytes:
+        """As `Http.request`; after an error that connection is opened anew."""
+        connection = await self._idle.get()
+        try:
+            return await connection.request(method, path, headers, body)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._idle.put_nowait(connection)
+
+    def close(self) -> None:
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
+
+
+class Agency:
+    """Posts events of one agency. Several of the same agency share `numbers`, or they would give a name twice."""
+
+    def __init__(
+        self, port: int, code: str, secret: str, numbers: Iterator[int] | None = None, host: str = "127.0.0.1"
+    ):
         self.code = code
         self._key = base64.b64decode(secret.removeprefix("whsec_"))
         self.numbers = numbers or itertools.count(1)
-        self._idle: asyncio.Queue[Http] = asyncio.Queue()
-        for _ in range(connections):
-            self._idle.put_nowait(Http(port))
+        self._connections = Connections(port, host)
 
     def public(self, text: str) -> dict[str, Any]:
         """A notice to all who follow the agency."""
@@ -107,18 +143,9 @@ class Agency:
             "webhook-timestamp": now,
             "webhook-signature": "v1," + base64.b64encode(digest).decode(),
         }
-        connection = await self._idle.get()
-        try:
-            answer: dict[str, Any] = orjson.loads(
-                await connection.request("POST", f"/v1/agencies/{self.code}/{what}", headers, body)
-            )
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            self._idle.put_nowait(connection)
+        path = f"/v1/agencies/{self.code}/{what}"
+        answer: dict[str, Any] = orjson.loads(await self._connections.request("POST", path, headers, body))
         return answer
 
     def close(self) -> None:
-        while not self._idle.empty():
-            self._idle.get_nowait().close()
+        self._connections.close()

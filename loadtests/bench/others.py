@@ -1,7 +1,7 @@
 """Ours and other servers under the same generator: fan-out, idle, connect, storm, personal.
 
-Every server is a process on this machine with nothing but its defaults, unless `--url` points at one that runs; then
-only times are told, and `--pid` adds CPU and memory.
+Every server is a process on this machine with nothing but its defaults, unless its URL is given; then CPU and memory
+are told when the process that listens there is found on this machine.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import uvloop
@@ -25,7 +26,7 @@ from loadtests.bench.__main__ import number
 from loadtests.bench.cases import chunks
 from loadtests.bench.drivers import DRIVERS, Centrifugo, Driver
 from loadtests.bench.phones import Broken
-from loadtests.bench.processes import Failed, cpu_s, family_s, machine_s, rss_bytes
+from loadtests.bench.processes import Failed, cpu_s, family_s, listener, machine_s, rss_bytes, settled
 from loadtests.machine import machine
 
 ROWS = {
@@ -46,32 +47,34 @@ TIMEOUT_S = 90.0
 @dataclass
 class Found:
     values: dict[str, float] = field(default_factory=dict)
+    version: str = ""
     why: str = ""  # it could not be measured
 
 
-async def measure(driver: Driver, count: int, repeats: int, pid: int | None) -> Found:
+async def measure(driver: Driver, count: int, repeats: int) -> Found:
     """All rows of one server."""
     found = Found()
     await driver.start()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await _measure(driver, count, repeats, pid, found.values)
+            await _measure(driver, count, repeats, found.values)
+        found.version = driver.version
     finally:
         await driver.stop()
     return found
 
 
-async def _measure(driver: Driver, count: int, repeats: int, pid: int | None, values: dict[str, float]) -> None:
+async def _measure(driver: Driver, count: int, repeats: int, values: dict[str, float]) -> None:
     swarm = driver.swarm()
     devices = await driver.devices(swarm, count)
-    pid = driver.server.pid if driver.server else pid
+    pid = driver.server.pid if driver.server else listener(driver.host, driver.port)
 
     def used() -> float:
         return cpu_s(pid) if pid else 0.0
 
     async def calm() -> None:
-        if driver.server:
-            await driver.server.calm(3.0)
+        if pid:
+            await settled(pid, 3.0)
 
     async def timed(name: str, work: Callable[[], Any], each: int) -> None:
         await calm()
@@ -118,68 +121,102 @@ async def _measure(driver: Driver, count: int, repeats: int, pid: int | None, va
 
     await swarm.close()
     await driver.again(devices)
-    if driver.durable:
-        for part in chunks(devices, 1000):
+    keeps = driver.keeps()
+    if keeps:
+        for part in chunks(devices, 100):
             await driver.to_each(part)
     await calm()
-    target = swarm.count + (count if driver.durable else 0)
+    came = swarm.count
+    target = came + (count if keeps else 0)
     begun = time.perf_counter()
     await swarm.connect(devices, count)
     await swarm.until(lambda: swarm.count >= target)
     values["storm_s"] = time.perf_counter() - begun
-    values["storm_caught_up"] = count if driver.durable else 0  # the others keep nothing for those who are away
+    values["storm_caught_up"] = swarm.count - came
     await swarm.close()
 
 
+def driver(name: str, url: str | None, data: Path, key: str) -> Driver:
+    """Raises Failed for a server that is not started here and has no URL."""
+    return Centrifugo(url, data, key) if name == "centrifugo" else DRIVERS[name](url, data)
+
+
+def middle(rounds: Sequence[Found]) -> Found:
+    """Medians over the rounds; a server that failed once has failed."""
+    failed = next((one for one in rounds if one.why), None)
+    if failed:
+        return failed
+    values = {row: median(one.values[row] for one in rounds) for row in rounds[0].values}
+    if "idle_kb" in values:  # one that runs on has its memory already in the next round
+        values["idle_kb"] = max(one.values["idle_kb"] for one in rounds)
+    return Found(values, rounds[0].version)
+
+
+class ServerAt(click.ParamType[tuple[str, str | None]]):
+    """`name` or `name=ws://…`, as (name, URL or None)."""
+
+    name = "server"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
+        name, _, url = value.partition("=")
+        if name not in DRIVERS:
+            self.fail(f"there is no driver {name!r}, choose from {', '.join(DRIVERS)}", param, ctx)
+        return name, url or None
+
+
 @click.command()
-@click.argument("names", metavar="[SERVER]…", nargs=-1, type=click.Choice(list(DRIVERS)))
-@click.option("--url", help="Of a server that runs already; then name one SERVER.")
-@click.option("--pid", type=int, help="Of that server, when it is on this machine.")
-@click.option("--data", type=click.Path(path_type=Path), default="data", help="Of ours at --url: its data directory.")
+@click.argument("servers", metavar="[SERVER[=ws://…]]…", nargs=-1, type=ServerAt())
+@click.option("--data", type=click.Path(path_type=Path), default="data", help="Of ours at a URL: its data directory.")
 @click.option("--key", default="", help="Of Centrifugo's HTTP API.")
 @click.option("--sockets", default=1000, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
+@click.option("--rounds", default=1, show_default=True, help="All servers by turns so many times; medians are told.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    names: Sequence[str],
-    url: str | None,
-    pid: int | None,
+    servers: Sequence[tuple[str, str | None]],
     data: Path,
     key: str,
     sockets: int,
     repeats: int,
+    rounds: int,
     path: Path | None,
 ) -> None:
-    """Measure SERVERs with the same devices; those that can be started here, or one by its URL."""
-    if url and len(names) != 1:
-        raise click.UsageError("name the one server that is at --url")
-    err, found = Console(stderr=True), dict[str, Found]()
+    """Measure SERVERs with the same devices: those that can be started here, and any by its URL."""
+    wanted = {name if url is None else f"{name} {urlsplit(url).port}": (name, url) for name, url in servers}
+    wanted = wanted or {name: (name, None) for name in HERE}
+    err, all_found = Console(stderr=True), dict[str, list[Found]]()
     (busy, total), own = machine_s(), family_s()
-    for name in names or HERE:
-        err.print(name, style="dim")
-        gc.collect()
-        try:
-            driver = Centrifugo(url, data, key) if name == "centrifugo" else DRIVERS[name](url, data)
-            found[name] = uvloop.run(measure(driver, sockets, repeats, pid))
-        except (Broken, Failed, NoTokens, OSError, TimeoutError) as error:
-            found[name] = Found(why=str(error) or type(error).__name__)
-            err.print(f"{name} could not be measured: {error}", style="bold red", markup=False)
+    for turn in range(rounds):
+        for title, (name, url) in wanted.items():
+            err.print(f"{turn + 1}/{rounds} {title}", style="dim")
+            gc.collect()
+            try:
+                found = uvloop.run(measure(driver(name, url, data, key), sockets, repeats))
+            except (Broken, Failed, NoTokens, OSError, TimeoutError) as error:
+                found = Found(why=str(error) or type(error).__name__)
+                err.print(f"{title} could not be measured: {found.why}", style="bold red", markup=False)
+            all_found.setdefault(title, []).append(found)
     (busy_now, total_now), own_now = machine_s(), family_s()
     others = max(0.0, (busy_now - busy) - (own_now - own)) / (total_now - total)
+    medians = {title: middle(several) for title, several in all_found.items()}
     out = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(f"{sockets} sockets", *found, box=None, pad_edge=False)
+    table = Table(f"{sockets} sockets", *medians, box=None, pad_edge=False)
     for row, says in ROWS.items():
-        table.add_row(says, *(number(one.values[row]) if row in one.values else "–" for one in found.values()))
+        table.add_row(says, *(number(one.values[row]) if row in one.values else "–" for one in medians.values()))
     out.print(table)
     about = machine()
     err.print(
         f"{about['cpu']}, {about['cores']} cores, commit {about['commit']}; others used {others:.0%} of the machine"
     )
+    for title, one in medians.items():
+        if one.version:
+            err.print(f"{title}: {one.version}", style="dim")
     if path:
-        rows = {name: one.values for name, one in found.items()}
-        about |= {"sockets": sockets, "used_by_others": round(others, 3)}
+        about |= {"sockets": sockets, "repeats": repeats, "used_by_others": round(others, 3)}
+        about["versions"] = {title: one.version for title, one in medians.items()}
+        rows = {title: [one.values for one in several] for title, several in all_found.items()}
         path.write_text(json.dumps({**about, "servers": rows}, indent=2) + "\n")
-    sys.exit(2 if any(one.why for one in found.values()) else 0)
+    sys.exit(2 if any(one.why for one in medians.values()) else 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Servers as processes, and what the kernel says about them."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+LISTEN = "0A"  # in /proc/net/tcp
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 BIN = Path(sys.executable).parent
 
@@ -68,6 +70,34 @@ def tree_s(pid: int) -> float:
     except OSError:
         return 0.0
     return own + sum(map(int, ticks)) * TICK_S + sum(tree_s(int(child)) for child in children)
+
+
+async def settled(pid: int, patience_s: float) -> None:
+    """Wait until a process has nothing left to do: two tenths of a second with at most one tick of CPU."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        before = cpu_s(pid)
+        await asyncio.sleep(0.2)
+        if cpu_s(pid) - before <= TICK_S:
+            return
+
+
+def listener(host: str, port: int) -> int | None:
+    """The process of this machine that listens there, as far as the kernel tells this user; for a loopback address
+    only."""
+    if not host.startswith(("127.", "localhost")):
+        return None
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == LISTEN and int(words[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{words[9]}]")
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) in inodes:
+                return int(link.parts[2])
+    return None
 
 
 def of_tree() -> dict[str, str]:
@@ -155,13 +185,8 @@ class Server:
         return rss_bytes(self.pid)
 
     async def calm(self, patience_s: float = 5.0) -> None:
-        """Wait until it has nothing left to do: two tenths of a second with at most one tick of CPU."""
-        end = time.monotonic() + patience_s
-        while time.monotonic() < end:
-            before = self.cpu_s
-            await asyncio.sleep(0.2)
-            if self.cpu_s - before <= TICK_S:
-                return
+        """Wait until it has nothing left to do."""
+        await settled(self.pid, patience_s)
 
     async def __aenter__(self) -> Self:
         try:
