@@ -40,6 +40,7 @@ from gateway.intake import Intake
 from gateway.metrics import CONTENT_TYPE, Counts, Metrics
 from gateway.proxies import Proxies
 from gateway.publisher import Publisher
+from gateway.rejects import Rejects
 from gateway.session import Gate
 from gateway.settings import Settings
 from gateway.siblings import Siblings
@@ -71,10 +72,12 @@ class Gateway:
         self.gate = Gate(self.hub, settings, self.counts, self.verifier)
         self.control = Control(self.gate, self.store, self.hub)
         self.publisher = Publisher(self.store, self.bus, self.counts)
-        self.intake = Intake(settings, self.store, self.publisher, self.counts, self.gate.agencies)
+        agencies = self.gate.agencies
+        self.rejects = Rejects(self.hub.roster.node, self.publisher, agencies)
+        self.intake = Intake(settings, self.store, self.publisher, self.counts, agencies, self.rejects)
         self.accounts = Accounts(self.gate, self.store, self.hub, self.control)
         self.figures = Figures(
-            settings, self.store, self.publisher, self.hub, self.counts, self.intake.senders, self.gate.agencies
+            settings, self.store, self.publisher, self.hub, self.counts, self.intake.senders, agencies
         )
         self.door = wire.Door(self.gate, settings.allowed_origins())
         self.deadlines = wire.Deadlines(settings.head_deadline_s)
@@ -149,6 +152,7 @@ class Gateway:
         self._spawn(always("keys", self.keys.run), "keys")
         self._spawn(always("deadlines", lambda: wire.expire_heads(self.deadlines, self.hub)), "deadlines")
         self._spawn(always("loop lag", self._loop_lag), "loop lag")
+        self.rejects.start()
         if self.settings.ops_s:
             self._spawn(always("figures", self.figures.run), "figures")
         if self.settings.workers:
@@ -177,6 +181,7 @@ class Gateway:
     async def stop(self) -> None:
         """Sessions are gone: finish the commits under way, save what is not saved, close everything."""
         await self.intake.close()
+        await self.rejects.close()
         await self.publisher.close()
         self._workers.set()
         for task in self._tasks:

@@ -43,7 +43,8 @@ class Problem(VestnikError):
     """An RFC 9457 problem document.
 
     `word` ends the `type` URI (contract, section 2). `errors` are `{"pointer", "detail"}` with RFC 6901 pointers, all
-    faults at once. `extra` are further members of the document, `headers` further headers of the answer.
+    faults at once. `extra` are further members of the document, `headers` further headers of the answer. `about` are id
+    and type of the event that it is about, as far as they are known: for the operators' journal, not for the answer.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Problem(VestnikError):
         super().__init__(f"{status} {word}: {detail or title}")
         self.status, self.word, self.title, self.detail = status, word, title, detail
         self.errors, self.extra, self.headers = list(errors), dict(extra or {}), dict(headers or {})
+        self.about: tuple[str | None, str | None] = (None, None)
 
     def document(self) -> dict[str, Any]:
         """The members of the problem document, in reading order."""

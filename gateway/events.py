@@ -100,6 +100,7 @@ def parse(
         try:
             results.append(_parse_item(item, index, source, agency, known, original))
         except Problem as problem:
+            problem.about = _named(item)
             results.append(problem)
     return results
 
@@ -161,6 +162,14 @@ def _parse_item(
     assert kind is not None, "a missing or unknown type is a fault"
     feed = f"agency:{agency.code}" if kind.audience == "public" else f"account:{item['account']}"
     return Parsed(item["id"], _draft(item, written, feed, kind, parse_time(item["time"]), original, index))
+
+
+def _named(item: Any) -> tuple[str | None, str | None]:
+    """Id and type of an item that was refused, where they can be read."""
+    if not isinstance(item, dict):
+        return None, None
+    id, type = item.get("id"), item.get("type")
+    return id if isinstance(id, str) else None, type if isinstance(type, str) else None
 
 
 def _repair(item: Any) -> tuple[Any, bytes, list[dict[str, str]]]:

@@ -22,6 +22,7 @@ from gateway.errors import Problem, StoreUnavailable
 from gateway.limits import Buckets
 from gateway.metrics import Counts, Sender
 from gateway.publisher import Publisher
+from gateway.rejects import Rejects
 from gateway.rfc3339 import format_time
 from gateway.settings import Settings
 from gateway.store.base import Agency, Conflict, Draft, Original, Outcome, Receipt, Stale, Store, Stored
@@ -38,15 +39,16 @@ class Intake:
     """The agencies' side of the gateway. One for a process."""
 
     def __init__(
-        self, settings: Settings, store: Store, publisher: Publisher, counts: Counts, agencies: dict[str, Agency]
+        self,
+        settings: Settings,
+        store: Store,
+        publisher: Publisher,
+        counts: Counts,
+        agencies: dict[str, Agency],
+        rejects: Rejects,
     ):
-        self.settings, self.store, self.publisher, self.counts, self.agencies = (
-            settings,
-            store,
-            publisher,
-            counts,
-            agencies,
-        )
+        self.settings, self.store, self.publisher, self.counts = settings, store, publisher, counts
+        self.agencies, self.rejects = agencies, rejects
         self.commits: Batcher[Draft, Outcome] = Batcher(
             self._commit, max_items=settings.group_events, delay_s=settings.group_wait_s
         )
@@ -78,30 +80,31 @@ class Intake:
     # POST /v1/agencies/<code>/events
 
     async def post_events(self, request: Request) -> Response:
+        code, size, signed = request.path_params["code"], declared(request), False
         try:
-            response = await self._post_events(request)
+            body = await read_body(request)
+            begun, size = time.perf_counter(), len(body)
+            agency, original = self._signed(request, body)
+            signed = True
+            response = await self._post_events(request, body, agency, original)
         except Problem as problem:
             self.counts.requests[problem.status] += 1
-            self._refused(request.path_params["code"], problem)
+            self._refused(code, problem, size, signed=signed)
             raise
         except StoreUnavailable:
             self.counts.requests[503] += 1
             raise
+        self.counts.intake.observe(time.perf_counter() - begun)
         self.counts.requests[response.status_code] += 1
         return response
 
-    async def _post_events(self, request: Request) -> Response:
-        body = await read_body(request)
-        begun = time.perf_counter()
-        agency, original = self._signed(request, body)
+    async def _post_events(self, request: Request, body: bytes, agency: Agency, original: Original) -> Response:
         media = media_of(request)
         parsed = await self._parse(body, media, agency, original)
         self._grant(agency.code, len(parsed))
         drafts = [item.draft for item in parsed if not isinstance(item, Problem)]
         outcomes = await self._append(drafts, len(body))
-        response = await self._answer(agency.code, parsed, outcomes, single=media == "event")
-        self.counts.intake.observe(time.perf_counter() - begun)
-        return response
+        return await self._answer(agency.code, parsed, outcomes, size=len(body), single=media == "event")
 
     def _signed(self, request: Request, body: bytes) -> tuple[Agency, Original]:
         """ "`<code>` alone selects the keys … and it is checked before the body is parsed"."""
@@ -144,7 +147,7 @@ class Intake:
         self.waiting_bytes -= size
 
     async def _answer(
-        self, code: str, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, single: bool
+        self, code: str, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, size: int, single: bool
     ) -> Response:
         results: list[dict[str, Any]] = []
         left = iter(outcomes)
@@ -156,11 +159,11 @@ class Intake:
                     self._accepted(code, item.draft, outcome)
                     results.append(_accepted(item.id, outcome))
                 else:
-                    problem = _rejected(item.id, outcome)
+                    problem = _rejected(item, outcome)
             if problem is not None:
                 if single:
                     raise problem
-                self._refused(code, problem)
+                self._refused(code, problem, size, signed=True)
                 results.append(problem.document())
             if index % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
@@ -178,8 +181,9 @@ class Intake:
         sender.last = stored.row.recorded
         sender.delay.observe(stored.row.recorded - draft.time)
 
-    def _refused(self, code: str, problem: Problem) -> None:
-        """An event, or a whole request. `code` is what the address says: anybody's word until it was found."""
+    def _refused(self, code: str, problem: Problem, size: int, *, signed: bool) -> None:
+        """An event, or a whole request. `code` is what the address says: anybody's word until it was `signed`."""
+        self.rejects.put(code, problem, size, signed=signed)
         self.counts.events[problem.word] += 1
         if code in self.agencies:
             self.counts.agency_rejects[code] += 1
@@ -209,8 +213,7 @@ async def read_body(request: Request) -> bytes:
     """The whole body, at most 1 MiB of it, in time. Raises Problem 413 or 408."""
     limit = events.MAX_BODY_BYTES
     too_large = Problem(413, "too-large", "Request too large", f"A request has at most {limit} bytes.")
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and (len(length) > 16 or int(length) > limit):
+    if declared(request) > limit:
         raise too_large
     body = bytearray()
     try:
@@ -225,6 +228,12 @@ async def read_body(request: Request) -> bytes:
     except ClientDisconnect:
         raise Problem(400, "malformed", "Incomplete request", "The connection ended before the body did.") from None
     return bytes(body)
+
+
+def declared(request: Request) -> int:
+    """How many bytes the request says to have; 0 when it does not say."""
+    length = request.headers.get("content-length", "")
+    return min(int(length[:17]), strict.MAX_INTEGER) if length.isascii() and length.isdigit() else 0
 
 
 def media_of(request: Request) -> events.Media:
@@ -276,13 +285,14 @@ def _accepted(id: str, outcome: Stored) -> dict[str, Any]:
     }
 
 
-def _rejected(id: str, outcome: Conflict | Stale) -> Problem:
+def _rejected(item: events.Parsed, outcome: Conflict | Stale) -> Problem:
     if isinstance(outcome, Conflict):
-        return Problem(
-            409, "conflict", "Other content", "An event with this id and other content is stored.", extra={"id": id}
-        )
-    detail = f"A higher sequence of this thing is stored: {outcome.highest}."
-    return Problem(409, "stale", "Out of date", detail, extra={"id": id})
+        word, title, detail = "conflict", "Other content", "An event with this id and other content is stored."
+    else:
+        word, title, detail = "stale", "Out of date", f"A higher sequence of this thing is stored: {outcome.highest}."
+    problem = Problem(409, word, title, detail, extra={"id": item.id})
+    problem.about = item.id, item.draft.type
+    return problem
 
 
 def _receipt(id: str, receipt: Receipt | None) -> dict[str, Any]:

@@ -6,20 +6,23 @@ from collections.abc import Callable
 
 from gateway.logs import get_logger
 from gateway.metrics import Counts
-from gateway.opsfeeds import FIGURES
+from gateway.opsfeeds import FIGURES, REJECTED
 from gateway.store.base import Store
 from workers.claims import Claim
 
 log = get_logger("retention")
 
-FIGURES_S = 2 * 3600.0  # what operators draw is the last hours; older figures are a monitoring system's business
+SHORTER_S = {  # feeds that are kept for less
+    FIGURES: 2 * 3600.0,  # what operators draw is the last hours; older figures are a monitoring system's business
+    REJECTED: 7 * 86400.0,  # anybody can make us write there, though slowly
+}
 CHUNK = 2_000  # events in one transaction: commits wait for it, so it stays in the tens of milliseconds
 BREATH_S = 0.05  # between transactions
 
 
 class Retention:
     """Events recorded more than `keep_s` ago go, from the old end of each feed, with the ids that recognise their
-    repeats; those of `ops:figures` after FIGURES_S at the latest."""
+    repeats; in the feeds of SHORTER_S sooner."""
 
     name = "retention"
 
@@ -44,8 +47,8 @@ class Retention:
             return False
         now = self._clock()
         deleted = await self._store.retain(now - self._keep_s, CHUNK)
-        if not deleted:
-            deleted = await self._store.retain(now - FIGURES_S, CHUNK, FIGURES)
+        for feed, keep_s in SHORTER_S.items():
+            deleted = deleted or await self._store.retain(now - keep_s, CHUNK, feed)
         self._deleted += deleted
         self._counts.retained += deleted
         if deleted:
