@@ -6,7 +6,7 @@ behaviour says, and writes into the journal whatever it was told. All devices li
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime
 from random import Random
 from typing import Any, Protocol, cast
@@ -203,9 +203,11 @@ class Device(asyncio.Protocol):
         if not (owed and self.behaviour.owed):
             self._note("away", why=self.behaviour.name if owed else "interrupted")
 
-    def behind(self, heads: Mapping[str, int]) -> bool:
-        """Is anything of its feeds, as far as `heads` says, not kept yet?"""
-        return any(feed in heads and self._kept(feed) < heads[feed] for feed in self.feeds)
+    def behind(self, heads: Mapping[str, int], left: Collection[str] = ()) -> bool:
+        """Is anything of its feeds, as far as `heads` says, not kept yet, or kept of an epoch that was left?"""
+        return any(feed in heads and self._kept(feed) < heads[feed] for feed in self.feeds) or any(
+            position.epoch in left for position in self.positions.values()
+        )
 
     def acknowledge(self) -> None:
         """Send what is owed. Called by the world some time after events were kept."""
@@ -525,6 +527,8 @@ class Device(asyncio.Protocol):
         self._heard(message)
         feed.epoch = message["epoch"]
         feed.start = feed.received = feed.kept = offset
+        if feed.name == self.feeds[0]:
+            self._shown.clear()  # offsets of what may not be there any more
         if not feed.loading:
             self._load(feed)
 

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from random import Random
 from typing import Final, Protocol
 
 from client_sim.fleet import Fleet
-from client_sim.local import Cannot, Gateway
+from client_sim.journal import Record
+from client_sim.local import Cannot, Gateway, command
 from client_sim.networks import How
 from client_sim.offices import Offices
-from client_sim.servers import Server
+from client_sim.servers import Postgresql, Server
 
+RESTORED: Final = "restored"  # a line of the faults' journal: `since` the backup was begun, `at` it was brought back
 RESTARTS_S: Final = 20.0  # how long a gateway is tried to be started again before the run is given up
 
 
@@ -51,6 +54,9 @@ class Scene(Protocol):
     offices: Offices
     disk: "Disk | None"
     servers: Mapping[str, Server]  # by the name of the fault's first part: `redis`, `postgresql`
+
+    def note(self, record: Record) -> None:
+        """A line of the faults' journal."""
 
 
 Make = Callable[[Scene, Fault], Awaitable[None]]
@@ -86,6 +92,31 @@ async def _restart(scene: Scene, fault: Fault) -> None:
     gateway = _own(scene)
     await gateway.stop()
     await asyncio.sleep(fault.for_s)
+    await _again(gateway)
+
+
+async def _restore(scene: Scene, fault: Fault) -> None:
+    """The store is lost, and what it was some seconds ago is brought back: what came since is gone, and only that."""
+    gateway = _own(scene)
+    file = gateway.data / "backup"
+    server = scene.servers.get("postgresql")
+    since = time.time()
+    if isinstance(server, Postgresql):
+        await server.back_up(file)
+    else:
+        await command("backup", str(file), environment=gateway.environment)
+    try:
+        await asyncio.sleep(fault.for_s)
+        await gateway.kill()
+        if isinstance(server, Postgresql):
+            await server.bring_back(file)
+        else:
+            await command("restore", str(file), "--yes", environment=gateway.environment)
+    finally:
+        scene.offices.restored()
+        scene.fleet.restored()
+        scene.note({"t": RESTORED, "since": round(since, 3)})
+        file.unlink(missing_ok=True)
     await _again(gateway)
 
 
@@ -189,6 +220,7 @@ FAULTS: Final[Mapping[str, tuple[str, Make]]] = {
     "kill": ("SIGKILL to the gateway; started again after a while", _kill),
     "restart": ("SIGTERM, drain, and started again", _restart),
     "freeze": ("SIGSTOP, SIGCONT after a while", _freeze),
+    "restore": ("the store is lost, and a backup from a while ago is brought back", _restore),
     "full_disk": ("not one byte more fits on the gateway's disk", _full_disk),
     "clock": ("the gateway's wall clock jumps, and back", _clock),
     "close": ("a share of the proxied connections is closed", _cutting("close")),
@@ -203,6 +235,8 @@ FAULTS: Final[Mapping[str, tuple[str, Make]]] = {
     "postgresql_freeze": ("SIGSTOP to PostgreSQL for a while", _server_freeze),
 }
 SERVERS: Final = tuple(name for name in FAULTS if name.startswith(("redis_", "postgresql_")))
+# Those that stop or start a process wait until the one before is mended: what they break is running then.
+IN_TURN: Final = frozenset(("kill", "restart", "freeze", "restore", "full_disk", *SERVERS))
 
 
 def chaos(rng: Random, seconds: float, names: Sequence[str], pause_s: tuple[float, float] = (6, 25)) -> list[Fault]:
@@ -212,6 +246,7 @@ def chaos(rng: Random, seconds: float, names: Sequence[str], pause_s: tuple[floa
     while True:
         name = rng.choice(list(names))
         lasting = {"kill": (0, 4), "restart": (0, 2), "freeze": (1, 12), "full_disk": (1, 8), "clock": (4, 15)}
+        lasting["restore"] = (1, 15)
         for_s = rng.uniform(*lasting.get(name.rpartition("_")[2] if name in SERVERS else name, (1, 6)))
         arg = ""
         if name == "clock":

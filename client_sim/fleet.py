@@ -84,6 +84,7 @@ class Fleet:
         self._pools: dict[str, Pool] = {}
         self._behind: dict[asyncio.Transport, asyncio.TimerHandle] = {}
         self._stack = AsyncExitStack()
+        self._left: set[str] = set()  # epochs that the store has left
         self._settled = False  # the run came to its end: from here on each device is owed everything
         self._people()
 
@@ -166,8 +167,12 @@ class Fleet:
         return None
 
     def behind(self, heads: Mapping[str, int]) -> list[Device]:
-        """The devices that the promise holds for and that do not keep everything up to `heads`."""
-        return [device for device in self.devices if device.behaviour.owed and device.behind(heads)]
+        """The devices that the promise holds for and that do not keep everything up to `heads`, in the epoch of now."""
+        return [device for device in self.devices if device.behaviour.owed and device.behind(heads, self._left)]
+
+    def restored(self) -> None:
+        """The store was brought back from a backup: whoever keeps a position of an epoch until now must resync."""
+        self._left.update(position.epoch for device in self.devices for position in device.positions.values())
 
     # As the devices' World
 

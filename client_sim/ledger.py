@@ -1,6 +1,6 @@
 """The ledger: what was accepted against what each device saw. The independent oracle of every trial.
 
-    verdict = reconcile(agency_lines, device_lines, dump_lines)
+    verdict = reconcile(agency_lines, device_lines, dump_lines, restores)
     print(verdict)
 
 `journal` says what stands in a line. Everything here is judged from these lines alone: no code of the gateway, no
@@ -13,7 +13,7 @@ numbers of the invariants, stands in `KINDS`.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,18 +74,21 @@ def reconcile(
     agencies: Iterable[Record],
     devices: Iterable[Record],
     dump: Iterable[Record] | None = None,
+    restores: Iterable[Record] = (),
     *,
     saved_after_s: float = 2.0,
 ) -> Verdict:
-    """Judge the journals. Each is read once, in this order: agencies, dump, devices. Pure.
+    """Judge the journals. Each is read once, in this order: restores, agencies, dump, devices. Pure.
 
+    `restores` are the `restored` lines of the faults' journal: what was accepted since a backup was begun may be gone
+    with the store that it was brought back for; what was accepted before it, or afterwards, may not.
     `saved_after_s`: an ack older than this when its connection ended is in the stored cursor (the contract saves within
     1 s; the rest is for the way and the disk). Raises ValueError for a line that is none.
 
     An id that was accepted with one content before a restore and with another after it counts as a conflict: agencies
     under trial do not do that.
     """
-    ledger = _Ledger(saved_after_s)
+    ledger = _Ledger(saved_after_s, [(line["since"], line["at"]) for line in restores])
     for lines, take in ((agencies, ledger.agency), (dump or (), ledger.stored), (devices, ledger.device)):
         for number, line in enumerate(lines, 1):
             try:
@@ -109,6 +112,7 @@ class _Event:
     stored: int | None = None  # digest of the content that was answered 202, or that somebody saw
     epoch: str = ""  # where it stands
     offset: int = 0
+    accepted: float = 0.0  # when its agency was told that it is stored
 
 
 @dataclass(slots=True)
@@ -120,9 +124,10 @@ class _Log:
     places: dict[int, _Event] = field(default_factory=dict)
     accepted: int = 0  # the highest offset that an agency was told
     acked: int = 0  # the highest offset that any device acknowledged
-    oldest: int = 0  # the last three are of the dump; 0: not known
+    oldest: int = 0  # the last four are of the dump; 0: not known
     head: int = 0
     row: int = 0
+    erased: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -161,9 +166,10 @@ class _Device:
 
 
 class _Ledger:
-    def __init__(self, saved_after_s: float):
+    def __init__(self, saved_after_s: float, restores: Sequence[tuple[float, float]]):
         self.verdict = Verdict()
         self.saved_after_s = saved_after_s
+        self.restores = restores  # (the backup was begun, it was brought back)
         self.events: dict[str, _Event] = {}
         self.contents: dict[str, set[int]] = {}  # of the few ids that were posted with several
         self.elsewhere: dict[tuple[str, str], int] = {}  # (event, epoch) → offset, of the few that stood in two epochs
@@ -227,6 +233,8 @@ class _Ledger:
         if event.stored not in (None, content):
             self.fault("conflict", f"{name}, answered 202 for both")
         event.stored = content
+        if not line["duplicate"] or event.epoch != line["epoch"]:
+            event.accepted = line["at"]
         log = self.log(line["feed"], line["epoch"])
         log.accepted = max(log.accepted, line["offset"])
         self._stand(event, log, line["offset"], "the agency was told")
@@ -280,6 +288,8 @@ class _Ledger:
             if offset != log.row + 1:
                 self.fault("order", f"the store has {_place(log, offset)} after {log.row}")
             log.row = offset
+            if line["id"] is None:
+                log.erased.add(offset)
             told = log.places.get(offset)
             if told is not None and line["id"] is not None and told.name != _name(line):
                 self.fault(
@@ -296,6 +306,17 @@ class _Ledger:
                 self.fault("lost", f"{first.name} was accepted; the store ends at {_place(log, log.row)}", len(missing))
             if log.row < log.head:
                 self.fault("lost", f"the store says {log.head} is the head of {log.feed}, and has {log.row} at most")
+        for event in self.events.values():
+            if event.accepted and event.epoch not in self.epochs and not self._excused(event):
+                words = f"{event.name} was accepted at {event.feed} {event.offset} of {event.epoch}"
+                self.fault("lost", f"{words}; the store, of another epoch, does not have it")
+
+    def _excused(self, event: _Event) -> bool:
+        """May the store be without this event of an earlier epoch? Restored away, retained no more, or erased."""
+        if any(since <= event.accepted <= until for since, until in self.restores):
+            return True
+        now = next((log for epoch in self.epochs if (log := self.logs.get((event.feed, epoch)))), None)
+        return now is not None and (event.offset < now.oldest or event.offset in now.erased)
 
     # Devices
 
@@ -394,6 +415,9 @@ class _Ledger:
         elif new or first:
             if personal:
                 self.begun.append((log, start, who))
+        elif track.log is not log and self.restores and not personal:
+            # It may have begun to follow after the backup: then it does now, at the head.
+            self._continue(track, log, start)
         elif track.log is not log:
             track.owed, track.known = "epoch", True
         else:
@@ -592,7 +616,7 @@ class _Ledger:
             event = log.places[offset]
             if not event.thing:
                 continue
-            if event.after is not None and event.after[0] == log.epoch and event.after[1] > event.offset:
+            if event.after is not None and event.after[0] == log.epoch and event.after[1] > offset:
                 words = f"{event.name} was posted after {event.after[1]} was answered, and came to {offset}"
                 self.fault("thing", f"{log.feed}: {words}")
             if event.sequence is None:

@@ -114,6 +114,10 @@ class Offices:
             await asyncio.gather(*workers, return_exceptions=True)
         return True
 
+    def restored(self) -> None:
+        """The store was brought back from a backup: what must be there in the end is what is accepted from now on."""
+        self.heads.clear()
+
     def close(self, code: str, closed: bool) -> None:
         """An agency whose network is out: what happens there waits, and comes at once when it is back."""
         if code in self.offices:

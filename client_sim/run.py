@@ -19,10 +19,10 @@ import httpx
 import orjson
 
 from client_sim.arrivals import PATTERNS
-from client_sim.faults import FAULTS, Disk, Fault, NotHere
+from client_sim.faults import FAULTS, IN_TURN, RESTORED, Disk, Fault, NotHere
 from client_sim.fleet import Fleet, Roster
 from client_sim.identity import Identity
-from client_sim.journal import Record, dump, dump_postgresql, read
+from client_sim.journal import Note, Record, dump, dump_postgresql, read
 from client_sim.ledger import Verdict, reconcile
 from client_sim.local import Cannot, Gateway
 from client_sim.measure import Tally
@@ -124,6 +124,7 @@ class _Scene:
     offices: Offices
     disk: Disk | None
     servers: Mapping[str, Server]
+    note: Note
 
 
 async def play(
@@ -151,7 +152,7 @@ async def play(
             clock = asyncio.get_running_loop().time
             began = clock()
             meter = _Meter(outcome, stage.gateway, progress, began, (agencies, devices, faults))
-            scene = _Scene(stage.gateway, fleet, offices, stage.disk, stage.servers)
+            scene = _Scene(stage.gateway, fleet, offices, stage.disk, stage.servers, faults.note)
             measuring = asyncio.create_task(meter.run())
             try:
                 async with fleet:
@@ -187,7 +188,9 @@ def judge(directory: Path, store: Path | None = None) -> Verdict:
     Raises ValueError for what is no journal.
     """
     rows = None if store is None else dump(store) if _is_sqlite(store) else read(store)
-    return reconcile(read(directory / AGENCIES), read(directory / DEVICES), rows, saved_after_s=SAVED_AFTER_S)
+    faults = directory / FAULTS_FILE
+    restores = [line for line in read(faults) if line["t"] == RESTORED] if faults.exists() else []
+    return reconcile(read(directory / AGENCIES), read(directory / DEVICES), rows, restores, saved_after_s=SAVED_AFTER_S)
 
 
 def _is_sqlite(path: Path) -> bool:
@@ -235,11 +238,15 @@ async def _settle(scene: _Scene, plan: Plan, outcome: Outcome) -> None:
 
 
 async def _happen(scene: _Scene, faults: Sequence[Fault], outcome: Outcome, lines: Lines, began: float) -> None:
-    """Make the faults of the plan, each beside the others; return when all are over."""
-    clock = asyncio.get_running_loop().time
+    """Make the faults of the plan, each beside the others as far as it can be; return when all are over."""
+    clock, turn = asyncio.get_running_loop().time, asyncio.Lock()
+
+    async def when_due(fault: Fault) -> None:
+        await asyncio.sleep(max(0.0, began + fault.at - clock()))
+        async with turn if fault.name in IN_TURN else contextlib.nullcontext():
+            await make(fault)
 
     async def make(fault: Fault) -> None:
-        await asyncio.sleep(max(0.0, began + fault.at - clock()))
         told: dict[str, Any] = {"name": fault.name, "arg": fault.arg, "from": round(clock() - began, 2)}
         outcome.faults.append(told)
         lines.note({"t": "fault", **told, "for": fault.for_s})
@@ -252,7 +259,7 @@ async def _happen(scene: _Scene, faults: Sequence[Fault], outcome: Outcome, line
 
     async with asyncio.TaskGroup() as group:
         for fault in sorted(faults, key=lambda fault: fault.at):
-            group.create_task(make(fault))
+            group.create_task(when_due(fault))
 
 
 class _Meter:

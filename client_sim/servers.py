@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 from client_sim.local import Cannot, free_port
 
 START_S: Final = 30.0
+TOOL_S: Final = 60.0  # for a dump, or the way back
 USER: Final = "vestnik"
 REDIS, POSTGRESQL = 7, 15  # the oldest that will do
 
@@ -194,6 +195,26 @@ class Postgresql(Server):
     def command(self) -> Sequence[str]:
         where = ("-c", f"unix_socket_directories={self.directory}", "-c", "listen_addresses=127.0.0.1")
         return (str(self._programs / "postgres"), "-D", str(self.directory / "data"), "-p", str(self.port), *where)
+
+    async def back_up(self, file: Path) -> None:
+        """A dump of what is committed now. Raises Cannot."""
+        await self._tool("pg_dump", "--format=custom", "--schema=vestnik", f"--file={file}")
+
+    async def bring_back(self, file: Path) -> None:
+        """What was dumped, in place of what is there; nobody else uses it meanwhile. Raises Cannot."""
+        await self._tool("psql", "--quiet", "--command=DROP SCHEMA vestnik CASCADE")
+        await self._tool("pg_restore", "--exit-on-error", str(file))
+
+    async def _tool(self, name: str, *words: str) -> None:
+        where = f"--dbname=postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+        command = [str(self._programs / name), where, *words]
+        secret = {**os.environ, "PGPASSWORD": self._password}
+        done = await asyncio.to_thread(
+            lambda: subprocess.run(command, env=secret, capture_output=True, check=False, timeout=TOOL_S)  # noqa: S603
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise Cannot(f"PostgreSQL's {name} failed: {said[-1] if said else done.returncode}")
 
     async def answers(self) -> bool:
         # The status file says `ready` when connections are taken; a port alone may still answer "starting up".

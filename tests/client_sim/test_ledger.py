@@ -53,6 +53,8 @@ class World:
         self.acked: dict[str, int] = {}
         self.cursors: dict[tuple[str, str], tuple[str, int]] = {}  # (device, feed)
         self.backup: Any = None
+        self.backed_up = 0.0
+        self.restores: list[Line] = []
         self.agencies: list[Line] = []
         self.devices: list[Line] = []
         self.phones = {name: Phone(name, resumes) for name, resumes in DEVICES.items()}
@@ -121,6 +123,7 @@ class World:
 
     def back_up(self) -> None:
         self.backup = copy.deepcopy((self.logs, self.oldest, self.acked, self.cursors))
+        self.backed_up = self.now
 
     def restore(self) -> None:
         if self.backup is None:
@@ -128,6 +131,7 @@ class World:
         self.crash()
         self.logs, self.oldest, self.acked, self.cursors = copy.deepcopy(self.backup)
         self.lives += 1
+        self.restores.append({"t": "restored", "since": self.backed_up, "at": self.now})
 
     def crash(self) -> None:
         for phone in self.phones.values():
@@ -305,7 +309,7 @@ class World:
 
 
 def judge(world: World) -> Verdict:
-    return reconcile(world.agencies, world.devices, world.rows())
+    return reconcile(world.agencies, world.devices, world.rows(), world.restores)
 
 
 def whole(rng: random.Random) -> World:
@@ -740,10 +744,22 @@ def leak_at_welcome(world: World) -> None:
     line["feeds"].append({"feed": "account:boris", "epoch": world.epoch, "head": 0, "from": 0})
 
 
+def restore_too_little(world: World) -> None:
+    """What was accepted before the backup was begun is not in what was made of it."""
+    world.back_up()
+    while not any(line.get("status") == 202 and line["at"] > world.backed_up for line in world.agencies):
+        world.now += 1
+        world.post(PUBLIC)
+    world.restore()
+    world.end()
+    world.restores[-1]["since"] = world.now + 1
+
+
 PLANTED: list[tuple[str, Callable[[World], None]]] = [
     ("lost", lose_the_end),
     ("order", leave_out_one),
     ("lost", lose_on_disk),
+    ("lost", restore_too_little),
     ("lost", jump_over_one),
     ("invented", invent),
     ("invented", invent_on_disk),

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,18 @@ async def test_redis_is_killed_frozen_and_back(tmp_path: Path):
     assert not await server.answers()
 
 
-async def test_postgresql_keeps_what_was_committed_and_is_dumped(tmp_path: Path):
+async def test_postgresql_keeps_what_was_committed_is_dumped_and_brought_back(tmp_path: Path):
     events = [
-        {"specversion": "1.0", "id": f"e{number}", "source": "/agencies/fns", "data": number} for number in (1, 2)
+        {"specversion": "1.0", "id": f"e{number}", "source": "/agencies/fns", "data": number} for number in (1, 2, 3)
     ]
     async with Postgresql(tmp_path) as server:
-        store = open_store(server.url, tmp_path)
-        await store.open()
-        try:
-            await store.append([_draft(event) for event in events], 1_800_000_000.0)
-        finally:
-            await store.close()
+        epoch = await _append(server, tmp_path, events[:2])
         await server.kill()
         await server.start()
+        await server.back_up(tmp_path / "backup")
+        assert await _append(server, tmp_path, events[2:]) == epoch
+        await server.bring_back(tmp_path / "backup")
+        assert await _append(server, tmp_path, []) != epoch, "a restored log is another life"
         await dump_postgresql(server.url, tmp_path / "store.jsonl")
         connection = await asyncpg.connect(server.url)
         server.freeze(True)
@@ -52,8 +52,19 @@ async def test_postgresql_keeps_what_was_committed_and_is_dumped(tmp_path: Path)
     feed, *rows = read(tmp_path / "store.jsonl")
     assert (feed["feed"], feed["oldest"], feed["head"]) == ("account:anna", 1, 2)
     assert [(row["offset"], row["id"], row["erased"]) for row in rows] == [(1, "e1", False), (2, "e2", False)]
-    assert [row["digest"] for row in rows] == [digest(event) for event in events]
+    assert [row["digest"] for row in rows] == [digest(event) for event in events[:2]]
     assert {row["epoch"] for row in rows} == {feed["epoch"]}
+
+
+async def _append(server: Postgresql, directory: Path, events: Sequence[dict[str, Any]]) -> str:
+    """The epoch in which these were stored."""
+    store = open_store(server.url, directory)
+    await store.open()
+    try:
+        await store.append([_draft(event) for event in events], 1_800_000_000.0)
+        return store.epoch
+    finally:
+        await store.close()
 
 
 def _draft(event: dict[str, Any]) -> Draft:
