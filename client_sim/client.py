@@ -68,6 +68,9 @@ class Keeper(Protocol):
     def knows(self, source: str, id: str) -> bool:
         """Is this event of an agency feed kept already? Asked after a resync only."""
 
+    def forget(self, feed: str) -> None:
+        """Nobody follows this agency feed any more: its position, and what else of it is not worth keeping."""
+
 
 class Notebook:
     """A small Keeper: positions and the ids of recent public events, in a JSON file if given a path; the latest
@@ -103,6 +106,10 @@ class Notebook:
 
     def knows(self, source: str, id: str) -> bool:
         return (source, id) in self._known
+
+    def forget(self, feed: str) -> None:
+        if self._positions.pop(feed, None) is not None:
+            self._write()
 
     def _write(self) -> None:
         if self.path is not None:
@@ -207,6 +214,19 @@ class Ended:
     wait_s: float | None = None
 
 
+class Refused(Exception):
+    """The gateway refused something beside the socket: the session ends with this."""
+
+    def __init__(self, ended: Ended):
+        super().__init__(ended.reason)
+        self.ended = ended
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    after = headers.get("Retry-After", "")
+    return float(after) if after.isdecimal() else None
+
+
 Observe = Callable[[str, Message], None]
 Tap = Callable[[Literal["<", ">"], Message], None]
 
@@ -249,7 +269,7 @@ class Client:
     async def run(self) -> None:
         """Stay connected until cancelled; cancelling sends the acks that are owed and closes. Raises Stopped."""
         refused = bad = 0
-        pauses = full_jitter(self.rng, cap=self.backoff_s)
+        top_s = 1.0
         loop = asyncio.get_running_loop()
         token = await self.token()
         async with httpx.AsyncClient(base_url=self.address, timeout=20, trust_env=False) as http:
@@ -258,7 +278,7 @@ class Client:
                 session = _Session(self, http, token)
                 ended = await session.run()
                 if loop.time() - began >= HEALTHY_S:
-                    bad, pauses = 0, full_jitter(self.rng, cap=self.backoff_s)
+                    bad, top_s = 0, 1.0
                 if session.welcomed:
                     refused, token = 0, session.token
                 match advice(ended.code):
@@ -272,8 +292,11 @@ class Client:
                         bad, wait = 1, BAD_MESSAGE_S
                     case "again":
                         # "`Retry-After` and `drain` outrank it."
-                        pause = min(next(pauses), self.backoff_s)
-                        wait = pause if ended.wait_s is None else ended.wait_s
+                        if ended.wait_s is not None:
+                            wait = ended.wait_s
+                        else:
+                            wait = self.rng.uniform(0.0, min(top_s, self.backoff_s))
+                            top_s = min(2 * top_s, self.backoff_s)
                     case _:
                         raise Stopped(ended.code or codes.BAD_MESSAGE, ended.reason)
                 self.observe("lost", {"t": "lost", "code": ended.code, "reason": ended.reason, "wait": wait})
@@ -297,6 +320,9 @@ class Client:
             self.feeds.append(fields["feed"])
         elif t == "unsubscribe" and fields["feed"] in self.feeds:
             self.feeds.remove(fields["feed"])
+            if self._session is not None:
+                self._session.feeds.pop(fields["feed"], None)  # what is on its way comes too late
+            self.keeper.forget(fields["feed"])
         command = self.outbox.put(t, **fields)
         if self._session is not None and self._session.welcomed:
             with contextlib.suppress(ConnectionClosed):
@@ -306,6 +332,10 @@ class Client:
     async def subscribe(self, feed: str) -> None:
         """Follow an agency feed, in this and all later sessions."""
         await self.ask("subscribe", feed=feed)
+
+    async def unsubscribe(self, feed: str) -> None:
+        """Follow it no more; when it is followed again, it begins at its head."""
+        await self.ask("unsubscribe", feed=feed)
 
 
 class _Session:
@@ -350,9 +380,8 @@ class _Session:
                 code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "connection lost")
                 self._ended = Ended(code, reason)
         except InvalidStatus as refused:
-            after = refused.response.headers.get("Retry-After", "")
-            wait_s = float(after) if after.isdecimal() else None
-            self._ended = Ended(None, f"refused with {refused.response.status_code}", wait_s)
+            status, headers = refused.response.status_code, refused.response.headers
+            self._ended = Ended(None, f"refused with {status}", _retry_after(headers))
         except (OSError, TimeoutError, InvalidHandshake) as error:
             self._ended = self._ended or Ended(None, str(error) or "no connection in time")
         return self._ended or Ended(None, "closed")
@@ -379,12 +408,12 @@ class _Session:
                     frame = await self._ws.recv(decode=False)
             except TimeoutError:
                 return self._end("silence")
-            message = self._codec.read(frame)
-            self.client.tap("<", message)
             try:
+                message = self._codec.read(frame)
+                self.client.tap("<", message)
                 await self._receive(message)
-            except Hole as hole:
-                return self._end(str(hole))
+            except (Hole, ValueError) as fault:
+                return self._end(str(fault))
             if self._ended is not None:
                 return None
 
@@ -406,6 +435,8 @@ class _Session:
         async def guarded() -> None:
             try:
                 await work(*arguments)
+            except Refused as refused:
+                self._ended = refused.ended
             except (ConnectionClosed, httpx.HTTPError, KeyError, ValueError) as error:
                 self._end(repr(error))
             if self._ended is not None:
@@ -492,7 +523,10 @@ class _Session:
 
     async def _get(self, path: str, query: Mapping[str, Any] | None = None) -> Message:
         answer = await self.http.get(path, params=query, headers={"authorization": f"Bearer {self.token}"})
-        answer.raise_for_status()
+        if answer.status_code == 401:
+            raise Refused(Ended(codes.UNAUTHENTICATED, "the token was refused"))
+        if answer.is_error:
+            raise Refused(Ended(None, f"{path} was answered {answer.status_code}", _retry_after(answer.headers)))
         body: Message = answer.json()
         return body
 
@@ -518,6 +552,8 @@ class _Session:
                 self._begin(message)
             case "unsubscribed":
                 self.feeds.pop(message["feed"], None)
+                if message["feed"] not in self.client.feeds:
+                    self.client.keeper.forget(message["feed"])
             case "resync":
                 feed = self.feeds[message["feed"]]
                 feed.epoch, offset = message["epoch"], message["offset"]

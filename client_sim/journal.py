@@ -145,6 +145,10 @@ class Diary:
     def knows(self, source: str, id: str) -> bool:
         return self.keeper.knows(source, id)
 
+    def forget(self, feed: str) -> None:
+        self.flush()
+        self.keeper.forget(feed)
+
     # As `tap` and `observe` of a Client
 
     def tap(self, way: str, message: Message) -> None:

@@ -12,14 +12,17 @@ const { MemoryKeeper, Vestnik } = await import(pathToFileURL(built));
 
 const options = JSON.parse(given);
 const say = (kind, what) => process.stdout.write(`${JSON.stringify({ kind, what })}\n`);
-// A list is given out one after the other, the last for ever.
-let token = options.token;
-const nextToken = () => (Array.isArray(token) ? (token.length > 1 ? token.shift() : token[0]) : token);
+// Without a token of its own it has another one as soon as one ends or was refused: token-0, token-1, …
+let { token } = options;
+let number = 0;
+const renew = () => { number += 1; };
 
 // Time that runs faster, and chance that is always the same.
 const { hurry = 1, chance } = options;
 const inTime = globalThis.setTimeout;
 globalThis.setTimeout = (work, ms, ...rest) => inTime(work, ms * hurry, ...rest);
+const now = performance.now.bind(performance);
+performance.now = () => now() / hurry;
 if (chance !== undefined) Math.random = () => chance;
 
 class Told extends MemoryKeeper {
@@ -35,8 +38,15 @@ class Told extends MemoryKeeper {
 
 const keeper = new Told(options.device);
 for (const [feed, [position, events]] of Object.entries(options.kept ?? {})) await MemoryKeeper.prototype.keep.call(keeper, feed, position, events);
-const client = new Vestnik({ ...options, keeper, WebSocket, token: () => { say("asked", {}); return nextToken(); }, tap: (way, message) => say(way, message) });
-client.on("state", (state) => say("state", state));
+const tap = (way, message) => {
+  if (way === "<" && message.t === "expiring") renew();
+  say(way, message);
+};
+const client = new Vestnik({ ...options, keeper, WebSocket, token: () => token ?? `token-${number}`, tap });
+client.on("state", (state) => {
+  if (state.code === 4401) renew();
+  say("state", state);
+});
 
 const commands = {
   start: () => client.start(),
@@ -46,6 +56,7 @@ const commands = {
   send: ([t, fields]) => client.send(t, fields),
   seen: ([feed, offsets]) => client.seen(feed, offsets),
   subscribe: (feed) => client.subscribe(feed),
+  unsubscribe: (feed) => client.unsubscribe(feed),
   positions: async () => say("positions", await keeper.positions()),
   snapshot: async () => say("snapshot", await keeper.snapshot()),
 };

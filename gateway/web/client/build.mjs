@@ -28,7 +28,8 @@ const types = {};
 program.emit(undefined, (name, text) => { types[name] = text; }, undefined, true);
 
 const tabs = (text) => text.replace(/^( {4})+/gm, (indent) => "\t".repeat(indent.length / 4));
-const joined = (texts) => texts.map((text) => tabs(text.replace(/^import .*;\n/gm, "").trim())).join("\n\n") + "\n";
+const flat = (text) => text.replace(/^ +/gm, ""); // a twenty-fifth of what goes over the wire; no text here has two lines
+const joined = (texts, indented) => texts.map((text) => indented(text.replace(/^import .*;\n/gm, "").trim())).join("\n\n") + "\n";
 const scripts = files.map((file) =>
   ts.transpileModule(readFileSync(file, "utf8"), { compilerOptions: { ...options, removeComments: true } }).outputText);
 const declarations = ORDER.map((name) => types[join(here, "src", `${name}.d.ts`)]);
@@ -36,5 +37,5 @@ const declarations = ORDER.map((name) => types[join(here, "src", `${name}.d.ts`)
 if (out) mkdirSync(out, { recursive: true });
 const head = "// vestnik-client: made from gateway/web/client/src by build.mjs; change it there.\n";
 // Twice: where the gateway serves it, and where the package has it.
-for (const place of [out ?? here, out ?? join(here, "..", "static")]) writeFileSync(join(place, "vestnik-client.js"), head + joined(scripts));
-writeFileSync(join(out ?? here, "vestnik-client.d.ts"), head + joined(declarations));
+for (const place of [out ?? here, out ?? join(here, "..", "static")]) writeFileSync(join(place, "vestnik-client.js"), head + joined(scripts, flat));
+writeFileSync(join(out ?? here, "vestnik-client.d.ts"), head + joined(declarations, tabs));

@@ -78,6 +78,8 @@ export interface Keeper {
 	snapshot(): Promise<Message | null>;
 	/** The last events of all feeds, newest first. */
 	recent(limit: number): Promise<Row[]>;
+	/** Nobody follows this agency feed any more: forget its position and its events. */
+	forget(feed: string): Promise<void>;
 	/** Forget everything, the device's id too. */
 	clear(): Promise<void>;
 }
@@ -102,6 +104,7 @@ export declare class MemoryKeeper implements Keeper {
 	clear(): Promise<void>;
 	keep(feed: string, position: Position, events: Numbered[]): Promise<void>;
 	replace(feed: string, position: Position, snapshot: Message, recent: Row[]): Promise<void>;
+	forget(feed: string): Promise<void>;
 	knows(source: string, id: string): Promise<boolean>;
 	seen(feed: string, offsets: number[], told: boolean): Promise<void>;
 	untold(feed: string): Promise<number[]>;
@@ -124,6 +127,7 @@ export declare class BrowserKeeper implements Keeper {
 	renew(snapshot: Message): Promise<void>;
 	keep(feed: string, position: Position, events: Numbered[]): Promise<void>;
 	replace(feed: string, position: Position, snapshot: Message, recent: Row[]): Promise<void>;
+	forget(feed: string): Promise<void>;
 	knows(source: string, id: string): Promise<boolean>;
 	seen(feed: string, offsets: number[], told: boolean): Promise<void>;
 	untold(feed: string): Promise<number[]>;
@@ -190,13 +194,15 @@ export declare class Device {
 	private running;
 	private stopping;
 	private wakeUp;
+	private firm;
 	constructor(options: DeviceOptions);
 	/** Stay connected until `stop`, or until something must change first (state `stopped`). Starting twice is once. */
 	start(): void;
 	/** Send the acks that are owed and close. */
 	stop(): Promise<void>;
-	/** Try now instead of waiting: the network is back, somebody looks at the page. */
-	wake(): void;
+	/** The network is back, or somebody looks at the page: try now instead of waiting, and see whether the connection that
+	 *  there is still lives. A wait that the gateway asked for is cut short only when the person wants it (`force`). */
+	wake(force?: boolean): void;
 	/** The network is gone, or is said to be: wait until `wake`, or a minute. */
 	offline(): void;
 	/** Say what is owed at once: the page may be gone in a moment. */
@@ -206,7 +212,8 @@ export declare class Device {
 	setMode(mode: "full" | "saver"): void;
 	/** Follow an agency feed from now on. */
 	subscribe(feed: string): Promise<void>;
-	unsubscribe(feed: string): void;
+	/** Follow it no more. When it is followed again, it begins at its head. */
+	unsubscribe(feed: string): Promise<void>;
 	/** Tell the gateway what was shown and not told yet. */
 	report(): Promise<void>;
 	tell(state: State): void;

@@ -75,10 +75,16 @@ export class Vestnik {
   async start(): Promise<void> {
     if (this.running) return void (this.device ? this.device.start() : this.call("start"));
     this.running = true;
-    const { keeper, share = true } = this.options;
+    const { keeper } = this.options;
+    let { share = true } = this.options;
     const account = accountOf(await this.options.token());
     this.name = this.options.name ?? (account ? `vestnik-${account}` : "vestnik");
     this.keeper = keeper ?? (globalThis.indexedDB ? new BrowserKeeper(this.name) : new MemoryKeeper());
+    await this.keeper.device().catch(() => {
+      // A browser that lets nobody keep anything: a device of its own until the page is closed.
+      this.keeper = new MemoryKeeper();
+      share = false;
+    });
     this.watch();
     if (share && globalThis.document && navigator.locks && globalThis.BroadcastChannel) this.join();
     else void this.lead();
@@ -121,12 +127,14 @@ export class Vestnik {
   /** Try now instead of waiting. */
   retry(): void {
     this.call("start");
-    this.call("wake");
+    this.call("wake", true);
   }
 
   private call(name: Call, ...args: any[]): void {
-    if (!this.device) this.post({ k: "call", name, args });
-    else void (this.device[name] as (...args: any[]) => unknown)(...args);
+    const what: Heard = { k: "call", name, args };
+    // Each tab knows what is followed: any of them may lead next.
+    if (!this.device || name.endsWith("subscribe")) this.post(what);
+    this.hear(what);
   }
 
   private post(what: Heard): void {
@@ -203,7 +211,7 @@ export class Vestnik {
     const hidden = document.hidden;
     this.post({ k: "tab", tab: this.tab, hidden, ask });
     if (this.leading || hidden || !ask) return;
-    const asked = Date.now();
+    const asked = performance.now();
     setTimeout(async () => {
       if (!this.running || this.leading || document.hidden || this.heard >= asked) return;
       const { held = [] } = await navigator.locks.query();
@@ -214,11 +222,16 @@ export class Vestnik {
   private hear(what: Heard): void {
     if (what.k === "told") {
       this.leader ??= what.tab;
-      if (what.tab === this.leader) this.heard = Date.now();
+      if (what.tab === this.leader) this.heard = performance.now();
       else if (what.kind === "state") return; // it led before
       this.emit(what.kind, what.what);
     } else if (what.k === "call") {
-      if (this.device) this.call(what.name, ...what.args);
+      const { name, args } = what;
+      if (name.endsWith("subscribe")) {
+        const others = (this.options.feeds ?? []).filter((feed) => feed !== args[0]);
+        this.options.feeds = name === "subscribe" ? [...others, args[0]] : others;
+      }
+      void (this.device?.[name] as undefined | ((...args: any[]) => unknown))?.apply(this.device, args);
     } else if (what.k === "lead") {
       this.leader = what.tab;
       this.present(false);

@@ -60,6 +60,7 @@ export class Device {
   private running: Promise<void> | null = null;
   private stopping = false;
   private wakeUp: (() => void) | null = null;
+  private firm = false;
 
   constructor(readonly options: DeviceOptions) {}
 
@@ -73,19 +74,21 @@ export class Device {
   async stop(): Promise<void> {
     this.stopping = true;
     this.session?.end("stopped");
-    this.wake();
+    this.wake(true);
     await this.running;
   }
 
-  /** Try now instead of waiting: the network is back, somebody looks at the page. */
-  wake(): void {
-    this.wakeUp?.();
+  /** The network is back, or somebody looks at the page: try now instead of waiting, and see whether the connection that
+   *  there is still lives. A wait that the gateway asked for is cut short only when the person wants it (`force`). */
+  wake(force = false): void {
+    this.session?.probe();
+    if (force || !this.firm) this.wakeUp?.();
   }
 
   /** The network is gone, or is said to be: wait until `wake`, or a minute. */
   offline(): void {
     if (this.session) this.session.end("offline", this.backoff);
-    else this.tell({ name: "offline", wait: this.backoff, code: 0, reason: "offline" });
+    else if (this.running) this.tell({ name: "offline", wait: this.backoff, code: 0, reason: "offline" });
   }
 
   /** Say what is owed at once: the page may be gone in a moment. */
@@ -112,19 +115,20 @@ export class Device {
     this.send("subscribe", { feed, resume });
   }
 
-  unsubscribe(feed: string): void {
+  /** Follow it no more. When it is followed again, it begins at its head. */
+  async unsubscribe(feed: string): Promise<void> {
     this.options.feeds = this.options.feeds.filter((other) => other !== feed);
+    this.session?.feeds.delete(feed); // what is on its way comes too late
     this.send("unsubscribe", { feed });
+    await this.options.keeper.forget(feed);
   }
 
   /** Tell the gateway what was shown and not told yet. */
   async report(): Promise<void> {
     const { keeper } = this.options;
     for (const feed of Object.keys(await keeper.positions())) {
-      for (let offsets = await keeper.untold(feed); offsets.length; offsets = await keeper.untold(feed)) {
-        if (!this.session?.live(feed) || !this.send("seen", { feed, offsets })) break;
-        await keeper.seen(feed, offsets, true);
-      }
+      const offsets = await keeper.untold(feed);
+      if (offsets.length) this.session?.show(feed, offsets);
     }
   }
 
@@ -140,7 +144,7 @@ export class Device {
     let top = 1;
     while (!this.stopping) {
       let ended: Ended;
-      const began = Date.now();
+      const began = performance.now(); // goes on evenly, whatever becomes of the clock
       let token = "";
       try {
         token = await this.options.token();
@@ -160,7 +164,7 @@ export class Device {
         this.session = null;
       }
       if (this.stopping) break;
-      if (Date.now() - began >= HEALTHY_MS) [bad, top] = [false, 1];
+      if (performance.now() - began >= HEALTHY_MS) [bad, top] = [false, 1];
       const next = advice(ended.code);
       if (next === "stop" || (next === "once" && bad)) return this.tell({ name: "stopped", ...ended });
       // "`Retry-After` and `drain` outrank" the backoff; a browser shows no Retry-After.
@@ -173,6 +177,7 @@ export class Device {
       const { code, reason } = ended;
       const offline = ended.reason === "offline" || globalThis.navigator?.onLine === false;
       if (offline) wait = this.backoff;
+      this.firm = !offline && (next === "once" || ended.wait !== undefined);
       this.tell({ name: offline ? "offline" : "waiting", wait, code, reason });
       await this.pause(wait * 1000);
     }
@@ -193,12 +198,14 @@ export class Device {
 /** One connection, from the handshake to its end. */
 class Session {
   welcomed = false;
-  private feeds = new Map<string, Feed>();
+  readonly feeds = new Map<string, Feed>();
   private socket!: WebSocket;
   private offered: string;
   private account = "";
-  /** Agency feeds to subscribe to after a fresh hello. */
-  private resume: Record<string, Position> = {};
+  /** Agency feeds that the hello asked for. */
+  private asked: string[] = [];
+  /** What was shown and told, and perhaps not heard. */
+  private shown: { feed: string; offsets: number[] } | null = null;
   private next = FIRST_BEAT_S;
   private unacked = 0;
   private timers: Record<string, ReturnType<typeof setTimeout>> = {};
@@ -210,8 +217,16 @@ class Session {
     this.offered = token;
   }
 
-  live(feed: string): boolean {
-    return this.feeds.get(feed)?.live === true;
+  /** Tell what was shown. It counts as told once the `ping` behind it is answered. One thing after the other. */
+  show(feed: string, offsets: number[]): void {
+    if (this.shown || !this.feeds.get(feed)?.live || !this.send("seen", { feed, offsets })) return;
+    this.shown = { feed, offsets };
+    this.send("ping", { ref: "seen" });
+  }
+
+  /** Does the other end still answer? */
+  probe(): void {
+    if (this.welcomed && this.send("ping", {})) this.after("silence", SILENCE_S * 1000, () => this.end("silence"));
   }
 
   async run(): Promise<Ended> {
@@ -270,8 +285,8 @@ class Session {
   }
 
   /** One thing after the other, in the order in which it came. A failure ends the session; the next one tries anew. */
-  private work(step: () => Promise<void> | void): void {
-    this.queue = this.queue.then(() => (this.ended ? undefined : step())).catch((error) => {
+  private work(step: () => Promise<void> | void): Promise<void> {
+    return this.queue = this.queue.then(() => (this.ended ? undefined : step())).catch((error) => {
       this.end(error instanceof Hole ? error.message : String(error));
     });
   }
@@ -286,17 +301,12 @@ class Session {
     const wanted = Object.entries(kept).filter(([feed]) => feed.startsWith("account:") || feeds.includes(feed));
     const fresh = !wanted.some(([feed]) => feed.startsWith("account:"));
     const hello: Message = { token: this.token, device: await keeper.device(), mode, agent };
-    let follow = feeds;
-    if (fresh) {
-      // Nothing of the account is kept here, whatever the gateway remembers of this device. That forgets all of its
-      // positions: an agency feed that is kept nevertheless is resumed after the welcome.
-      this.resume = Object.fromEntries(wanted);
-      follow = feeds.filter((feed) => !(feed in this.resume));
-      hello.fresh = true;
-    } else {
-      hello.resume = Object.fromEntries(wanted);
-    }
-    if (follow.length) hello.feeds = follow;
+    // Nothing of the account is kept here, whatever the gateway remembers of this device. That forgets all of its
+    // positions: an agency feed that is kept nevertheless is resumed after the welcome.
+    this.asked = feeds.filter((feed) => !fresh || !kept[feed]);
+    if (fresh) hello.fresh = true;
+    else hello.resume = Object.fromEntries(wanted);
+    if (this.asked.length) hello.feeds = this.asked;
     this.send("hello", hello);
   }
 
@@ -315,14 +325,24 @@ class Session {
         this.account = message.account;
         device.backoff = message.limits?.backoff ?? device.backoff;
         for (const item of message.feeds) await this.begin(item, message.new);
-        for (const [name, resume] of Object.entries(this.resume)) this.send("subscribe", { feed: name, resume });
+        // And what was followed or left meanwhile.
+        for (const name of device.options.feeds) if (!this.asked.includes(name)) await device.subscribe(name);
+        for (const name of this.asked) if (!device.options.feeds.includes(name)) await device.unsubscribe(name);
         device.tell({ name: "catching-up" });
         break;
       case "subscribed":
         await this.begin(message, false);
         break;
       case "unsubscribed":
-        this.feeds.delete(message.feed);
+        if (!device.options.feeds.includes(message.feed)) await device.options.keeper.forget(message.feed);
+        break;
+      case "pong":
+        if (message.ref === "seen" && this.shown) {
+          const { feed, offsets } = this.shown;
+          this.shown = null;
+          await device.options.keeper.seen(feed, offsets, true);
+          this.aside(() => device.report());
+        }
         break;
       case "resync":
         if (feed) {
@@ -451,23 +471,25 @@ class Session {
     const { keeper } = this.device.options;
     const kept = (await keeper.positions())[feed.name];
     let offset = kept?.epoch === feed.epoch ? kept.offset : 0;
-    const fresh: Numbered[] = [];
     let query = `after=${offset}`;
     while (query && !this.ended) { // ends: each page is further on, and the head is where this session began
       const page = await this.get(`/v1/feeds/${feed.name}/events?limit=500&${query}`);
       if (page.epoch !== feed.epoch) throw new Error("the store was restored meanwhile");
+      const fresh: Numbered[] = [];
       for (const numbered of page.events as Numbered[]) {
         const [at, event] = numbered;
         offset = Math.max(offset, at);
         if (!event || !(await keeper.knows(event.source, event.id))) fresh.push(numbered);
       }
       query = page.next !== null && offset < feed.start ? `page=${page.next}` : "";
+      if (!query) offset = Math.max(offset, feed.start); // what retention removed before it comes no more
+      await this.work(async () => {
+        await keeper.keep(feed.name, { epoch: feed.epoch, offset }, fresh);
+        if (fresh.length) this.device.options.tell("events", { feed: feed.name, events: fresh });
+      });
     }
     this.work(async () => {
-      const end = Math.max(offset, feed.start); // what retention removed before it comes no more
-      await keeper.keep(feed.name, { epoch: feed.epoch, offset: end }, fresh);
-      if (fresh.length) this.device.options.tell("events", { feed: feed.name, events: fresh });
-      await this.keep(feed, feed.loaded(end));
+      await this.keep(feed, feed.loaded(offset));
       this.settle();
     });
   }
@@ -480,8 +502,11 @@ class Session {
 
   private async get(path: string): Promise<Message> {
     const answer = await fetch(this.device.options.address.replace(/\/$/, "") + path, { headers: { authorization: `Bearer ${this.token}` } });
-    if (answer.status === 401) this.end("the token was refused", undefined, 4401);
-    if (!answer.ok) throw new Error(`${path.split("?")[0]} was answered ${answer.status}`);
+    if (!answer.ok) {
+      const reason = `${path.split("?")[0]} was answered ${answer.status}`;
+      this.end(reason, Number(answer.headers.get("retry-after")) || undefined, answer.status === 401 ? 4401 : 0);
+      throw new Error(reason);
+    }
     return answer.json();
   }
 }

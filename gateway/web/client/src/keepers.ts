@@ -27,6 +27,8 @@ export interface Keeper {
   snapshot(): Promise<Message | null>;
   /** The last events of all feeds, newest first. */
   recent(limit: number): Promise<Row[]>;
+  /** Nobody follows this agency feed any more: forget its position and its events. */
+  forget(feed: string): Promise<void>;
   /** Forget everything, the device's id too. */
   clear(): Promise<void>;
 }
@@ -117,10 +119,15 @@ export class MemoryKeeper implements Keeper {
   }
 
   async replace(feed: string, position: Position, snapshot: Message, recent: Row[]) {
-    for (const [key, row] of this.rows) if (row.feed === feed) this.rows.delete(key);
+    await this.forget(feed);
     for (const row of recent) this.rows.set(`${feed} ${row.offset}`, row);
     this.state = snapshot;
     this.kept[feed] = position;
+  }
+
+  async forget(feed: string) {
+    delete this.kept[feed];
+    for (const [key, row] of this.rows) if (row.feed === feed) this.rows.delete(key);
   }
 
   async knows(source: string, id: string) {
@@ -152,26 +159,31 @@ export class BrowserKeeper implements Keeper {
   constructor(readonly name: string) {}
 
   private open(): Promise<IDBDatabase> {
-    return (this.database ??= new Promise((resolve, reject) => {
-      const request = indexedDB.open(this.name, 1);
-      request.onupgradeneeded = () => {
-        request.result.createObjectStore("state");
-        const events = request.result.createObjectStore("events", { keyPath: ["feed", "offset"] });
-        events.createIndex("id", ["source", "id"]);
-        events.createIndex("untold", ["untold", "feed"]);
-      };
-      request.onsuccess = () => {
-        // Another tab forgets the account: let it.
-        request.result.onversionchange = () => this.close();
-        resolve(request.result);
-      };
-      request.onerror = () => reject(request.error);
+    if (this.database) return this.database;
+    const request = indexedDB.open(this.name, 1);
+    request.onupgradeneeded = () => {
+      request.result.createObjectStore("state");
+      const events = request.result.createObjectStore("events", { keyPath: ["feed", "offset"] });
+      events.createIndex("id", ["source", "id"]);
+      events.createIndex("untold", ["untold", "feed"]);
+    };
+    return (this.database = got(request).then((database) => {
+      // Another tab forgets the account: let it. Or the browser took everything away.
+      database.onversionchange = database.onclose = () => void this.close();
+      return database;
+    }, async (error) => {
+      this.database = undefined;
+      if (error.name !== "VersionError") throw error;
+      // A later version of this program was here. What it kept, the gateway has, too.
+      await this.clear();
+      return this.open();
     }));
   }
 
-  private close(): void {
-    void this.database?.then((database) => database.close());
+  private async close(): Promise<void> {
+    const { database } = this;
     this.database = undefined;
+    (await database)?.close();
   }
 
   /** Run `work` in one transaction; what it returns counts once the transaction is on disk. */
@@ -212,6 +224,8 @@ export class BrowserKeeper implements Keeper {
     return this.transact("readwrite", async (state, rows) => {
       const positions = (await got<Record<string, Position>>(state.get("positions"))) ?? {};
       const kept = positions[feed];
+      // The browser took it away, or another tab: the next session begins anew.
+      if (!kept && events.length) throw new Error("what was kept is gone");
       // Another tab may have been this device a moment ago: what it kept is kept.
       if (kept && kept.epoch === position.epoch) events = events.filter(([offset]) => offset > kept.offset);
       const snapshot: Message | undefined = feed.startsWith("account:") ? await got(state.get("snapshot")) : undefined;
@@ -241,6 +255,14 @@ export class BrowserKeeper implements Keeper {
       for (const row of recent) rows.put(stored(row));
       state.put(snapshot, "snapshot");
       state.put({ ...positions, [feed]: position }, "positions");
+    });
+  }
+
+  forget(feed: string) {
+    return this.transact("readwrite", async (state, rows) => {
+      const { [feed]: _, ...positions } = (await got<Record<string, Position>>(state.get("positions"))) ?? {};
+      state.put(positions, "positions");
+      rows.delete(IDBKeyRange.bound([feed], [feed, []]));
     });
   }
 
@@ -276,9 +298,10 @@ export class BrowserKeeper implements Keeper {
   }
 
   async clear() {
-    await this.database?.then((database) => database.close());
-    this.database = undefined;
-    await got(indexedDB.deleteDatabase(this.name));
+    await this.close();
+    const request = indexedDB.deleteDatabase(this.name);
+    // A tab that is frozen holds it: it will be gone when that one is.
+    await Promise.race([got(request), new Promise((resolve) => { request.onblocked = resolve; })]);
   }
 }
 
