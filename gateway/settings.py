@@ -11,6 +11,7 @@ import difflib
 import math
 import os
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
@@ -70,6 +71,21 @@ def _jwks(value: str) -> str:
     return value
 
 
+def _file(value: Path) -> Path:
+    return value.expanduser().absolute()
+
+
+def _webhook(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be an http(s) URL with a host")
+    return value
+
+
 def normal_origin(origin: str) -> str | None:
     """The origin as a browser writes it (RFC 6454: lower case, no default port, no path); None when it is not one."""
     match = _ORIGIN.fullmatch(origin.strip().lower().removesuffix("/"))
@@ -110,6 +126,14 @@ def _accounts(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value) for value in values):
         raise ValueError("must be a comma separated list of accounts, each 1 to 64 of A-Z a-z 0-9 . _ -")
     return values
+
+
+def _is_secret(text: str) -> bool:
+    """Standard Webhooks, "Signature scheme": between 24 bytes and 64 bytes."""
+    try:
+        return text.startswith("whsec_") and 24 <= len(b64decode(text.removeprefix("whsec_"), validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _default_store(valid: dict[str, Any]) -> str:
@@ -412,6 +436,20 @@ class Settings(BaseSettings):
         description="How often each process tells operators its figures, as an event of the feed `ops:figures`; 0 never"
         " does. Costs a commit and some kB of the store each time; they are kept for two hours.",
     )
+    alerts: Annotated[Path, AfterValidator(_file)] | None = Field(
+        default=None,
+        description="TOML file with bounds of your own for the alert rules, per agency too, or with rules turned off:"
+        " [deploy/ALERTS.md](deploy/ALERTS.md).",
+    )
+    alert_url: Annotated[str, AfterValidator(_webhook)] | None = Field(
+        default=None,
+        description="Where alerts are posted, as signed CloudEvents, in order and at least once. Needs"
+        " `VESTNIK_ALERT_SECRET`.",
+    )
+    alert_secret: SecretStr | None = Field(
+        default=None,
+        description="The secret (`whsec_` and 24 to 64 bytes in base64) that the posts of alerts are signed with.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="`debug` shows frames; accounts, tokens and bodies stay hidden at every level."
     )
@@ -435,6 +473,10 @@ class Settings(BaseSettings):
             )
         if self.processes > 1 and self.store.startswith("memory:"):
             raise ValueError(f"VESTNIK_STORE must be shared by all {self.processes} processes, got {self.store!r}")
+        if (self.alert_url is None) != (self.alert_secret is None):
+            raise ValueError("VESTNIK_ALERT_URL and VESTNIK_ALERT_SECRET must be set together")
+        if self.alert_secret is not None and not _is_secret(self.alert_secret.get_secret_value()):
+            raise ValueError("VESTNIK_ALERT_SECRET must be whsec_ and 24 to 64 bytes in base64")
         if self.demo and self.jwks is not None:
             raise ValueError("VESTNIK_DEMO must be unset where VESTNIK_JWKS names an identity provider")
         return self
@@ -577,6 +619,9 @@ def _page_kind(name: str, field: FieldInfo) -> str:
         "host": "a host name or an IP address",
         "jwks": "a file or an http(s) URL",
         "oldest_agents": "a comma separated list of name/version like `gosapp-android/2.10`",
+        "alerts": "a file",
+        "alert_url": "an http(s) URL with a host",
+        "alert_secret": "`whsec_…`",
         "demo": "a comma separated list of accounts",
         "proxies": "a comma separated list of addresses or networks like `10.0.0.0/8`",
         "origins": "a comma separated list of origins like `https://lk.example.ru`",

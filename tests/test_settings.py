@@ -88,6 +88,14 @@ WRONG = [
         " rediss+sentinel://, rediss+cluster://, got 'amqp://x'.",
     ),
     (
+        "alert_url",
+        "ftp://me:hidden@x",
+        "VESTNIK_ALERT_URL must be an http(s) URL with a host, got 'ftp://me:***@x'.",
+    ),
+    ("alert_url", "http://x:99999", "VESTNIK_ALERT_URL must be an http(s) URL with a host, got 'http://x:99999'."),
+    ("alert_url", "https://x", "VESTNIK_ALERT_URL and VESTNIK_ALERT_SECRET must be set together."),
+    ("alert_secret", "whsec_" + "A" * 32, "VESTNIK_ALERT_URL and VESTNIK_ALERT_SECRET must be set together."),
+    (
         "processes",
         "2",
         "VESTNIK_BUS must reach all 2 processes (redis://…) or VESTNIK_PROCESSES must be 1, got 'memory://'.",
@@ -101,6 +109,21 @@ def test_a_wrong_value_is_one_sentence_that_names_the_setting(monkeypatch, name,
     with pytest.raises(ConfigError) as raised:
         load()
     assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_c2hvcnQ=", "whsk_" + "A" * 44, "whsec_" + "A" * 92, "whsec_!"])
+def test_a_wrong_secret_is_not_repeated(secret: str):
+    with pytest.raises(ConfigError) as raised:
+        load(env_file=None, alert_url="https://alerts.example", alert_secret=secret)
+    assert str(raised.value) == "VESTNIK_ALERT_SECRET must be whsec_ and 24 to 64 bytes in base64."
+
+
+def test_a_secret_is_not_shown():
+    secret = "whsec_" + "A" * 32
+    settings = load(env_file=None, alert_url="https://alerts.example", alert_secret=secret)
+    assert settings.alert_secret is not None
+    assert settings.alert_secret.get_secret_value() == secret
+    assert "AAAA" not in repr(settings)
 
 
 def test_a_wrong_flag_is_named_as_its_setting():

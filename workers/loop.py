@@ -92,10 +92,11 @@ def main(settings: Settings, names: Sequence[str] = ()) -> int:
     """Run roles as this process until SIGTERM or SIGINT; the exit code. Raises ConfigError when they cannot work as
     set up."""
     names = list(names) or list(ROLES)
-    if "relay" in names and settings.bus.startswith("memory:"):
+    if settings.bus.startswith("memory:") and (publishing := [name for name in ("relay", "alerts") if name in names]):
         # It would publish to nobody and note that as published.
         raise ConfigError(
-            "The relay needs a VESTNIK_BUS that reaches the gateways; on memory:// it runs inside `serve`."
+            f"The role {publishing[0]} needs a VESTNIK_BUS that reaches the gateways; on memory:// it runs inside"
+            " `serve`."
         )
     if settings.store.startswith("memory:"):
         raise ConfigError("A worker needs a VESTNIK_STORE that it shares with the gateways; memory:// is one process.")

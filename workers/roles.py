@@ -8,10 +8,13 @@ from gateway.errors import ConfigError
 from gateway.metrics import Counts
 from gateway.settings import Settings
 from gateway.store.base import Store
+from workers import rules
+from workers.alerts import EVERY_S, Alerts
 from workers.claims import Claim
 from workers.relay import Relay
 from workers.retention import Retention
 from workers.tidy import Tidy
+from workers.webhook import Webhook
 
 
 class Role(Protocol):
@@ -40,7 +43,23 @@ ROLES: dict[str, Make] = {
         keep_s=settings.retention_days * 86400,
         every_s=settings.retain_every_s,
     ),
+    "alerts": lambda settings, store, bus, counts: Alerts(
+        store,
+        bus,
+        Claim(store, "alerts", 15.0),
+        rules.load(settings.alerts),
+        counts,
+        every_s=min(settings.ops_s or EVERY_S, EVERY_S),
+    ),
+    # Held while a receiver is away, and renewed every second.
+    "webhook": lambda settings, store, bus, counts: Webhook(
+        store, Claim(store, "webhook", 15.0), settings.alert_url, _secret(settings), counts
+    ),
 }
+
+
+def _secret(settings: Settings) -> str | None:
+    return None if settings.alert_secret is None else settings.alert_secret.get_secret_value()
 
 
 def make(names: Sequence[str], settings: Settings, store: Store, bus: Bus, counts: Counts) -> list[Role]:

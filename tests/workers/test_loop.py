@@ -93,8 +93,9 @@ async def test_stop_cuts_a_rest_short() -> None:
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     settings = load(env_file=None, data=tmp_path)
-    with pytest.raises(ConfigError, match="VESTNIK_BUS"):
-        main(settings, ["relay"])
+    for name in ("relay", "alerts"):
+        with pytest.raises(ConfigError, match=f"The role {name} needs a VESTNIK_BUS"):
+            main(settings, [name])
     with pytest.raises(ConfigError, match="VESTNIK_STORE"):
         main(load(env_file=None, data=tmp_path, store="memory://"), ["retention"])
 
@@ -103,7 +104,7 @@ def test_an_unknown_role_is_named(tmp_path: Path) -> None:
     settings = load(env_file=None, data=tmp_path)
     with pytest.raises(ConfigError, match="'plumber'"):
         main(settings, ["plumber"])
-    assert set(ROLES) == {"relay", "retention", "tidy"}
+    assert set(ROLES) == {"relay", "retention", "tidy", "alerts", "webhook"}
 
 
 async def test_what_it_logs_is_json_on_standard_error(tmp_path: Path) -> None:
