@@ -216,6 +216,19 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """The times of one event's way, for operators. `signed` is the time in the signature; it and `verified` are None
+    when the event came without a request, `signed` too once an event of the request was erased."""
+
+    offset: int
+    signed: float | None
+    verified: float | None
+    published: bool  # it was noted that the bus took it
+    delivered: float | None  # first time for the account as a whole, and so is `seen`
+    seen: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     name: str
     owner: str
@@ -397,6 +410,13 @@ class Store(Protocol):
 
     async def receipts(self, keys: Sequence[bytes]) -> list[Receipt | None]:
         """For each event key (see Draft.key); None when unknown, or the event is not in an `account:` feed."""
+
+    async def traces(self, feed: str, offsets: Collection[int]) -> list[Trace]:
+        """By offset; those that are not kept are left out."""
+
+    async def cursors(self, account: str) -> dict[str, dict[str, tuple[str, int]]]:
+        """What each device of the account acknowledged, as far as it is saved: device -> feed -> (epoch, offset).
+        Devices without any are left out."""
 
     async def devices(self, account: str) -> list[Device]:
         """In the order in which they came."""

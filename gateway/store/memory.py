@@ -39,6 +39,7 @@ from gateway.store.base import (
     Start,
     Stored,
     TooManyDevices,
+    Trace,
 )
 from gateway.store.joining import begin, is_new, longest_away, own_feed
 
@@ -316,6 +317,28 @@ class MemoryStore:
             return None
         delivered = next((when for upto, when in feed.delivered if upto >= event.offset), None)
         return base.receipt(delivered, event.seen)
+
+    async def traces(self, feed: str, offsets: Collection[int]) -> list[Trace]:
+        self._check()
+        log = self._feed(feed)
+        return [self._trace(log, log.events[n]) for n in sorted(set(offsets)) if n in log.events]
+
+    def _trace(self, feed: _Feed, event: _Event) -> Trace:
+        request = event.request
+        original = None if request is None else request.original
+        return Trace(
+            event.offset,
+            None if original is None else float(original.timestamp),
+            None if request is None else request.verified,
+            event.seq not in self._unpublished,
+            next((when for upto, when in feed.delivered if upto >= event.offset), None),
+            event.seen,
+        )
+
+    async def cursors(self, account: str) -> dict[str, dict[str, tuple[str, int]]]:
+        self._check()
+        devices = self._accounts.get(account, {})
+        return {name: dict(device.cursors) for name, device in devices.items() if device.cursors}
 
     async def devices(self, account: str) -> list[Device]:
         self._check()

@@ -41,6 +41,7 @@ from gateway.store.base import (
     Store,
     Stored,
     TooManyDevices,
+    Trace,
 )
 from gateway.store.memory import MemoryStore
 from gateway.store.postgresql import PostgresqlStore
@@ -1390,6 +1391,49 @@ async def test_it_does_what_the_memory_store_does(backend: Backend, seed: int) -
         expected = await getattr(memory, name)(*args, **more)
         assert result == expected, (n, name, args, more)
     assert await picture(store) == await picture(memory)
+
+
+# What operators ask
+
+
+async def test_the_traces_of_events(store: Store) -> None:
+    request = signed(b"request")
+    await store.append([draft("a", original=request), draft("b", original=request, item=1), draft("c")], NOW)
+    await store.append([draft("x", "agency:tax")], NOW)
+    await joined(store, hello())
+    await ack(store, 2, now=NOW + 11)
+    await store.seen([(ANN, [1], NOW + 12)])
+    [seq] = [one.seq for one in await store.unpublished(NOW + 99, 10) if (one.feed, one.offset) == (ANN, 2)]
+    await store.published([seq])
+    at = float(request.timestamp)
+    first = Trace(1, at, NOW, False, NOW + 11, NOW + 12)
+    second = Trace(2, at, NOW, True, NOW + 11, None)
+    assert await store.traces(ANN, [2, 9, 1, 1]) == [first, second]
+    assert await store.traces(ANN, [3]) == [Trace(3, None, None, False, None, None)], "it came without a request"
+    assert await store.traces("agency:tax", [1]) == [Trace(1, None, None, False, None, None)]
+    assert await store.traces("account:nobody", [1]) == []
+    assert await store.traces(ANN, []) == []
+    await store.erase(ANN, 1, eraser("e"), NOW + 20)
+    assert (await store.traces(ANN, [1, 2]))[0] == replace(first, signed=None, seen=None)
+    await store.retain(NOW + 1)
+    assert [trace.offset for trace in await store.traces(ANN, range(9))] == [4]
+
+
+async def test_the_cursors_of_an_account(store: Store) -> None:
+    await fill(store, 3)
+    await fill(store, 2, "agency:tax")
+    assert await store.cursors("ann") == {}
+    await joined(store, replace(hello("phone"), feeds=(ANN, "agency:tax")))
+    await joined(store, hello("tablet"))
+    await joined(store, replace(hello("phone"), account="bob", feeds=("account:bob",)))
+    await ack(store, 2, device="tablet")
+    epoch = store.epoch
+    assert await store.cursors("ann") == {
+        "phone": {ANN: (epoch, 0), "agency:tax": (epoch, 2)},
+        "tablet": {ANN: (epoch, 2)},
+    }
+    await store.forget("ann", "phone")
+    assert (await store.cursors("ann")).keys() == {"tablet"}
 
 
 # Presence and leases

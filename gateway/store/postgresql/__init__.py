@@ -40,6 +40,7 @@ from gateway.store.base import (
     Start,
     Stored,
     TooManyDevices,
+    Trace,
 )
 from gateway.store.postgresql import control, devices, log, presence, upkeep
 from gateway.store.postgresql.address import parse
@@ -124,6 +125,12 @@ class PostgresqlStore:
 
     async def receipts(self, keys: Sequence[bytes]) -> list[Receipt | None]:
         return await self._db.read(lambda conn: devices.receipts(conn, keys))
+
+    async def traces(self, feed: str, offsets: Collection[int]) -> list[Trace]:
+        return await self._db.read(lambda conn: devices.traces(conn, feed, offsets))
+
+    async def cursors(self, account: str) -> dict[str, dict[str, tuple[str, int]]]:
+        return await self._db.read(lambda conn: devices.cursors(conn, account))
 
     async def devices(self, account: str) -> list[Device]:
         return await self._db.read(lambda conn: devices.devices(conn, account))

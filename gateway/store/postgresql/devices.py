@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.protocol.delivery import Beginning
 from gateway.store import base
-from gateway.store.base import CursorSave, Device, Join, Joined, Receipt, Start, TooManyDevices
+from gateway.store.base import CursorSave, Device, Join, Joined, Receipt, Start, TooManyDevices, Trace
 from gateway.store.joining import begin, is_new, longest_away, own_feed
 from gateway.store.postgresql import log
 from gateway.store.postgresql.database import Again, Connection
@@ -335,6 +335,34 @@ _RECEIPTS = """
         (SELECT at FROM seen WHERE feed = e.feed AND "offset" = e."offset")
     FROM events AS e JOIN feeds AS f ON f.id = e.feed
     WHERE e.key = ANY($1::bytea[]) AND starts_with(f.name, 'account:')"""
+
+
+async def traces(conn: Connection, name: str, offsets: Collection[int]) -> list[Trace]:
+    rows = await conn.fetch(_TRACES, name, list(offsets))
+    return [
+        Trace(offset, signed, _seconds(verified), published, _seconds(delivered), _seconds(seen))
+        for offset, signed, verified, published, delivered, seen in rows
+    ]
+
+
+_TRACES = """
+    SELECT e."offset", o.timestamp::float8, o.verified, NOT EXISTS (SELECT FROM unpublished AS u WHERE u.seq = e.seq),
+        (SELECT at FROM delivered WHERE feed = e.feed AND upto >= e."offset" ORDER BY upto LIMIT 1),
+        (SELECT at FROM seen WHERE feed = e.feed AND "offset" = e."offset")
+    FROM events AS e JOIN feeds AS f ON f.id = e.feed LEFT JOIN originals AS o ON o.id = e.original
+    WHERE f.name = $1 AND e."offset" = ANY($2::bigint[]) ORDER BY e."offset\""""
+
+
+async def cursors(conn: Connection, account: str) -> dict[str, dict[str, tuple[str, int]]]:
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for device, feed, epoch, offset in await conn.fetch(_CURSORS_OF, account):
+        found.setdefault(device, {})[feed] = (epoch, offset)
+    return found
+
+
+_CURSORS_OF = """
+    SELECT d.device, f.name, c.epoch, c."offset" FROM devices AS d
+    JOIN cursors AS c ON c.device = d.id JOIN feeds AS f ON f.id = c.feed WHERE d.account = $1"""
 
 
 async def devices(conn: Connection, account: str) -> list[Device]:

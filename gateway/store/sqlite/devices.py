@@ -1,12 +1,12 @@
 """Devices, cursors, marks, receipts. Functions of one transaction."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from gateway.protocol.delivery import Beginning
 from gateway.store import base
-from gateway.store.base import CursorSave, Device, Join, Joined, Receipt, Start, TooManyDevices
+from gateway.store.base import CursorSave, Device, Join, Joined, Receipt, Start, TooManyDevices, Trace
 from gateway.store.joining import begin, is_new, longest_away, own_feed
 from gateway.store.sqlite.log import Feed, feeds
 from gateway.store.sqlite.sql import among, dumps, gather, insert, micros, number, seconds
@@ -282,6 +282,35 @@ _RECEIPTS = """
         (SELECT at FROM seen WHERE feed = events.feed AND offset = events.offset)))
     FROM events JOIN feeds ON feeds.id = feed
     WHERE name >= 'account:' AND name < 'account;' AND key IN """
+
+
+def traces(conn: sqlite3.Connection, name: str, offsets: Collection[int]) -> list[Trace]:
+    rows = gather(conn, _TRACES, name, dumps(list(offsets)))
+    return [
+        Trace(offset, signed, _seconds(verified), bool(published), _seconds(delivered), _seconds(seen))
+        for offset, signed, verified, published, delivered, seen in sorted(rows)
+    ]
+
+
+_TRACES = """
+    SELECT json_group_array(json_array(
+        offset, timestamp, verified, NOT EXISTS (SELECT 1 FROM unpublished WHERE seq = events.seq),
+        (SELECT at FROM delivered WHERE feed = events.feed AND upto >= events.offset ORDER BY upto LIMIT 1),
+        (SELECT at FROM seen WHERE feed = events.feed AND offset = events.offset)))
+    FROM events LEFT JOIN originals ON originals.id = original
+    WHERE feed = (SELECT id FROM feeds WHERE name = ?) AND offset IN (SELECT value FROM json_each(?))"""
+
+
+def cursors(conn: sqlite3.Connection, account: str) -> dict[str, dict[str, tuple[str, int]]]:
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for device, feed, epoch, offset in gather(conn, _CURSORS_OF, account):
+        found.setdefault(device, {})[feed] = (epoch, offset)
+    return found
+
+
+_CURSORS_OF = """
+    SELECT json_group_array(json_array(devices.device, name, epoch, offset))
+    FROM devices JOIN cursors ON cursors.device = devices.id JOIN feeds ON feeds.id = feed WHERE account = ?"""
 
 
 def devices(conn: sqlite3.Connection, account: str) -> list[Device]:
