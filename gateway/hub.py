@@ -208,8 +208,11 @@ class Hub:
         for session in failed:
             session.close(4503, "the gateway failed")
         if written:
+            now = time.time()
+            if not entry.written:
+                entry.written = now
             self.counts.written_bytes += size + (written - counted) * len(frame)
-            self._count(entry.priority, written, time.time() - entry.recorded)
+            self._count(entry.priority, written, now - entry.recorded)
 
     def _holds(self, follow: Follow, entry: Entry) -> bool:
         """Saver mode: does this event wait? Only behind a position that is known to be level or already waiting."""
@@ -321,6 +324,8 @@ class Hub:
             entry = entries.get(offset + 1)
         now = time.time()
         for entry in run:
+            if not entry.written:
+                entry.written = now
             self._count(entry.priority, 1, now - entry.recorded if follow.level else None)
         follow.advance(run[0].offset, offset)
         if session.saver and len(run) > 1:

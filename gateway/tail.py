@@ -16,13 +16,14 @@ ENTRY_OVERHEAD_BYTES = 400  # objects around the bytes of one entry, measured wi
 class Entry:
     """One event, with its frame for each subprotocol made when the first session needs it: the same bytes for all."""
 
-    __slots__ = ("_frames", "event", "offset", "priority", "recorded")
+    __slots__ = ("_frames", "event", "offset", "priority", "recorded", "written")
 
     def __init__(self, message: Message):
         self.offset = message.offset
         self.event = message.event
         self.priority = message.priority
         self.recorded = message.recorded
+        self.written = 0.0  # when it was first written to a socket here; 0.0 while it was not
         self._frames: dict[str, bytes] | None = None
 
     def frame(self, codec: Codec, feed: str) -> bytes:
