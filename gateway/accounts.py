@@ -26,6 +26,7 @@ from gateway.snapshot import Snapshot
 from gateway.store.base import Filter, Page, Range, Revocation, Row, Store
 from gateway.strict import MAX_INTEGER
 from gateway.tokens import Claims
+from gateway.types import registry
 
 MAX_LIMIT = 500  # events of a page: bounds what one answer costs
 LIMIT = 100
@@ -133,6 +134,16 @@ class Accounts:
             if further is None:
                 return
             after, before = (further, None) if query.after is not None else (None, further)
+
+    # GET /v1/agencies
+
+    async def agencies(self, request: Request) -> Response:
+        """The agencies that may publish to everybody; who may send personal events only is none (contract, 7.3)."""
+        self._who(request)
+        public = {kind.name for kind in registry().values() if kind.audience == "public"}
+        known = sorted(self.gate.agencies.items())
+        codes = [code for code, agency in known if not agency.types or not public.isdisjoint(agency.types)]
+        return _json([{"code": code, "feed": f"agency:{code}"} for code in codes])
 
     # Devices and sessions
 

@@ -97,6 +97,7 @@ class Gateway:
             Route("/v1/agencies/{code}/receipts", intake.post_receipts, methods=post),
             Route("/v1/snapshot", accounts.snapshot, methods=get),
             Route("/v1/feeds/{feed}/events", accounts.history, methods=get),
+            Route("/v1/agencies", accounts.agencies, methods=get),
             Route("/v1/devices", accounts.devices, methods=get),
             Route("/v1/devices/{device}", accounts.forget_device, methods=delete),
             Route("/v1/sessions", accounts.end_sessions, methods=delete),

@@ -23,7 +23,7 @@ from gateway import accounts, events, opsfeeds
 from gateway.accounts import csv_row, harmless
 from gateway.errors import Problem
 from gateway.store import open_store
-from gateway.store.base import CursorSave, Join, Row
+from gateway.store.base import Agency, CursorSave, Join, Row
 from gateway.tokens import KeySet, LocalKey
 from tests.openapi import PROBLEM
 from tests.running import Running, event, here, notice, public, running, status
@@ -34,6 +34,7 @@ __all__ = ["here"]
 ACCOUNT = [
     ("GET", "/v1/snapshot"),
     ("GET", "/v1/feeds/account:ivan/events"),
+    ("GET", "/v1/agencies"),
     ("GET", "/v1/devices"),
     ("DELETE", "/v1/devices/phone"),
     ("DELETE", "/v1/sessions"),
@@ -538,6 +539,18 @@ async def test_csv_whose_store_goes_away_is_cut(filled: Running, monkeypatch: py
 
 
 # Devices and sessions
+
+
+async def test_agencies_that_may_publish(here: Running) -> None:
+    types = {"open": (), "mchs": ("gov.emergency.published",), "registry": ("gov.record.changed",)}
+    for code, may in types.items():
+        here.gateway.gate.agencies[code] = Agency(code, (), may, 0.0)
+    answer = await here.get("/v1/agencies")
+    assert answer.status_code == 200
+    feeds = {item["code"]: item["feed"] for item in answer.json()}
+    assert list(feeds) == sorted(feeds)
+    assert {"mchs": "agency:mchs", "open": "agency:open"}.items() <= feeds.items()
+    assert "registry" not in feeds
 
 
 async def test_devices(here: Running) -> None:
