@@ -12,8 +12,8 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
-import httpx
 import orjson
 
 from gateway.errors import VestnikError
@@ -81,7 +81,6 @@ class Webhook:
         self._failures = 0
         self._delays: Iterator[float] = iter(())
         self._not_before = 0.0
-        self._tls: ssl.SSLContext | None = None
 
     async def step(self) -> bool:
         if self._url is None:
@@ -95,14 +94,15 @@ class Webhook:
         position = self._done = await self._position()
         self._counts.alerts_waiting = max(0, head - position)
         [page] = await self._store.read([Range(ALERTS, position, 1)])
-        if not page.rows:
-            await self._claim.release()
-            return False
-        [row] = page.rows
-        if row.event is not None and not await self._try(self._url, row):
-            return False
-        await self._save(row.offset)
-        return True
+        for row in page.rows:
+            if row.event is not None and not await self._try(self._url, row):
+                return False
+            await self._save(row.offset)
+        if self._done < head:
+            return True
+        self._counts.alerts_waiting = 0
+        await self._claim.release()
+        return False
 
     async def _position(self) -> int:
         """The offset up to which the receiver has all. One who is new begins after what there is: nobody wants the
@@ -121,6 +121,8 @@ class Webhook:
 
     async def _try(self, url: str, row: Row) -> bool:
         """Was it taken? If not, the next try has its time."""
+        import httpx  # 80 ms of start that a process without alerts to post does not need
+
         assert row.event is not None
         try:
             await self._post(url, row.event)
@@ -138,16 +140,25 @@ class Webhook:
 
     async def _post(self, url: str, body: bytes) -> None:
         """Redirects are not followed, and no proxy of the environment is used: alerts go where was said."""
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads all certificates: not on the loop
+        import httpx
+
+        tls = await asyncio.to_thread(_tls)
         signed = headers(orjson.loads(body)["id"], body, self._secret, self._clock())
         async with (
             asyncio.timeout(ANSWER_S),
-            httpx.AsyncClient(verify=self._tls, timeout=ANSWER_S, follow_redirects=False, trust_env=False) as client,
+            httpx.AsyncClient(verify=tls, timeout=ANSWER_S, follow_redirects=False, trust_env=False) as client,
             client.stream("POST", url, content=body, headers=signed) as answer,
         ):
             if not answer.is_success:
                 raise NotTaken(f"status {answer.status_code}")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reads all certificates, which takes 50 ms: once, and not on the loop."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _words(error: Exception) -> str:
