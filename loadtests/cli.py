@@ -1,7 +1,7 @@
 """The `vestnik-load` command: scenarios of Locust with a verdict.
 
 Exit codes: 0 everybody got everything within the bounds, 1 a bound or an invariant is broken, 2 wrong usage, 3 it
-cannot start, 130 interrupted.
+cannot start, or its gateway ended, 130 interrupted.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,8 @@ def lines(directory: Path, pattern: str) -> Iterator[dict[str, Any]]:
 
 async def _locust(words: Sequence[str], host: str, out: Path, profile: str | None = None) -> None:
     """Locust to its end. Its own words go to `locust.log`. Raises Failed."""
-    command = ["-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, "--loglevel", "WARNING"]
+    command = ["-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, "--only-summary"]
+    command += ["--loglevel", "WARNING"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LOCUST_", "VESTNIK_"))}
     with (out / "locust.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -248,21 +249,34 @@ async def _ours(scenario: Scenario, words: Sequence[str], out: Path, profile: st
             for code, secret in zip(part, await asyncio.gather(*map(gateway.agency, part)), strict=True):
                 (secrets / code).write_text(secret)
         await asyncio.sleep(KNOWN_AFTER_S)
-        watch = asyncio.create_task(_watch(gateway, scenario, out))
+        url = f"http://127.0.0.1:{gateway.port}"
         try:
-            url = f"http://127.0.0.1:{gateway.port}"
             async with _flames(gateway.pid if profile == "gateway" else None, out):
-                await _locust([*words, "--data", str(gateway.directory)], url, out, profile)
+                await _while(
+                    _watch(gateway, scenario, out),
+                    _locust([*words, "--data", str(gateway.directory)], url, out, profile),
+                )
         finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
             (out / "gateway.log").write_text(gateway.tail())
         return list(dump(gateway.directory / "vestnik.db"))
 
 
+async def _while(watch: Coroutine[Any, Any, None], work: Coroutine[Any, Any, None]) -> None:
+    """The work to its end. `watch`, which has none, ends it by what it raises."""
+    tasks = [asyncio.create_task(watch), asyncio.create_task(work)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _watch(gateway: Gateway, scenario: Scenario, out: Path) -> None:
-    """Memory, open files and CPU of the gateway once a second; kills it when the scenario says so."""
+    """Memory, open files and CPU of the gateway once a second; kills it when the scenario says so. Raises Failed when
+    it has ended by itself."""
     while not (out / ABOUT).exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.05)
     started = _about(out)["started"]
@@ -272,6 +286,10 @@ async def _watch(gateway: Gateway, scenario: Scenario, out: Path) -> None:
             if kills and time.time() - started >= kills[0]:
                 kills.pop(0)
                 await gateway.kill_and_start()
+            if gateway.code is not None:
+                raise Failed(
+                    f"The gateway ended with {gateway.code} after {time.time() - started:.0f} s: {gateway.tail()}"
+                )
             with contextlib.suppress(OSError):
                 files = len(os.listdir(f"/proc/{gateway.pid}/fd"))
                 used = {"cpu_s": round(cpu_s(gateway.pid), 2), "rss": rss_bytes(gateway.pid), "files": files}

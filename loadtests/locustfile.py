@@ -30,6 +30,7 @@ __all__ = ["AgencyUser", "AnxiousPhone", "FlakyPhone", "SlowPhone", "SteadyPhone
 
 PHONES = {"steady": SteadyPhone, "flaky": FlakyPhone, "slow": SlowPhone, "anxious": AnxiousPhone}
 assert PHONES.keys() == HABITS.keys()
+TICK_S = 0.02
 log = logging.getLogger("vestnik.load")
 
 
@@ -128,15 +129,25 @@ def _faults(run: Run) -> None:
 
 def _samples(run: Run, environment: Any) -> None:
     """What this generator costs, once a second. `want` is the part of the time in which it ran or waited for a core:
-    at 1 it measures itself, on a busy machine long before it has used a core."""
+    at 1 it measures itself, on a busy machine long before it has used a core. `late` are the milliseconds by which it
+    came too late to things that were due each `TICK_S`: so late it also is to a message that has arrived."""
     used, waited, at = (*_scheduled(), time.time())
     while run is Vestnik.shared and environment.runner is not None and environment.runner.state != "stopped":
-        gevent.sleep(1)
+        late = _late(at + 1)
         now, (used_now, waited_now) = time.time(), _scheduled()
         core, want = (used_now - used) / (now - at), (used_now - used + waited_now - waited) / (now - at)
         costs = {"core": round(core, 3), "want": round(want, 3), "rss": rss_bytes(os.getpid())}
-        run.generator.note({"t": "generator", **costs, "users": environment.runner.user_count})
+        run.generator.note({"t": "generator", **costs, "users": environment.runner.user_count, "late": late})
         used, waited, at = used_now, waited_now, now
+
+
+def _late(until: float) -> list[float]:
+    """How much later than asked each of the naps until then ended, milliseconds."""
+    late = []
+    while (begun := time.time()) < until:
+        gevent.sleep(TICK_S)
+        late.append(round(1000 * max(0.0, time.time() - begun - TICK_S), 1))
+    return late
 
 
 def _scheduled() -> tuple[float, float]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.scenario import Scenario
-from loadtests.verdict import FULL_CORE, Verdict
+from loadtests.verdict import FULL_CORE, Checked, Verdict
 
 COLUMNS = (
     "accepted",
@@ -36,7 +36,7 @@ def show(verdict: Verdict, scenario: Scenario, console: Console) -> None:
     console.print()
     for bound in verdict.bounds:
         mark = "[green]holds [/]" if bound.ok else "[bold red]broken[/]"
-        console.print(f"{mark} {bound.words}: {_number(bound.found)}", highlight=False)
+        console.print(f"{mark} {bound.words}: {_number(bound.found)}{_late(bound)}", highlight=False, soft_wrap=True)
     if verdict.limit is not None:
         console.print(_limit(verdict), highlight=False)
     if verdict.measures["unposted"]:
@@ -68,7 +68,7 @@ def page(verdict: Verdict, scenario: Scenario, about: dict[str, Any]) -> str:
     )
     bounds = "".join(
         f"<tr class={'good' if one.ok else 'bad'}><td>{'holds' if one.ok else 'broken'}</td>"
-        f"<td>{html.escape(one.words)}</td><td>{_number(one.found)}</td></tr>"
+        f"<td>{html.escape(one.words)}</td><td>{_number(one.found)}{_late(one)}</td></tr>"
         for one in verdict.bounds
     )
     lines = [_limit(verdict)] if verdict.limit else []
@@ -89,6 +89,10 @@ def page(verdict: Verdict, scenario: Scenario, about: dict[str, Any]) -> str:
 
 def _word(verdict: Verdict) -> str:
     return "everybody got everything, within the bounds" if verdict.ok else "broken"
+
+
+def _late(bound: Checked) -> str:
+    return "" if bound.late is None else f" (generator late: p99 {_number(bound.late)})"
 
 
 def _unposted(verdict: Verdict) -> str:

@@ -24,11 +24,13 @@ COUNTS: Final = ("accepted", "refused", "unanswered", "unposted", "delivered", "
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A bound with what was found; None: nothing was measured, which breaks it."""
+    """A bound with what was found; None: nothing was measured, which breaks it. `late`, of a bound of time: the p99 of
+    the seconds by which the generator itself was late meanwhile, to everything that was due or had arrived."""
 
     words: str
     found: float | None
     ok: bool
+    late: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ class Verdict:
         return {
             "ok": self.ok,
             "priorities": self.priorities,
-            "bounds": [{"bound": one.words, "found": one.found, "ok": one.ok} for one in self.bounds],
+            "bounds": [
+                {"bound": one.words, "found": one.found, "ok": one.ok, "generator_late_s": one.late}
+                for one in self.bounds
+            ],
             "limit": None
             if self.limit is None
             else {"rate": self.limit.rate, "broke": self.limit.broke, "why": self.limit.why, "core": self.limit.core},
@@ -98,9 +103,18 @@ class Measures:
     by_second: dict[int, Histogram] = field(default_factory=lambda: defaultdict(Histogram))  # lateness, by due second
     cores: dict[int, float] = field(default_factory=dict)
     samples: list[Record] = field(default_factory=list)  # of the gateway
+    generator: dict[str, Histogram] = field(default_factory=lambda: defaultdict(Histogram))  # lateness, by window
     _accepted: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))  # feed → offset → priority
     _tracks: dict[str, dict[str, _Feed]] = field(default_factory=lambda: defaultdict(dict))
     _away: set[str] = field(default_factory=set)
+
+    def generators(self, lines: Iterable[Record]) -> None:
+        for line in lines:
+            second = int(line["at"] - self.started)
+            self.cores[second] = max(line.get("want", line["core"]), self.cores.get(second, 0.0))
+            for window in self._windows(line["at"]):
+                for milliseconds in line.get("late", ()):
+                    self.generator[window].add(milliseconds / 1000)
 
     def agencies(self, lines: Iterable[Record]) -> Iterator[Record]:
         for line in lines:
@@ -225,6 +239,8 @@ class Measures:
                 return self.first.percentile(0.99)
             case "answer_p99_s":
                 return self.answer.percentile(0.99)
+            case "generator_late_p99_s":
+                return self.generator.get(window, Histogram()).percentile(0.99)
             case "sessions":
                 return self.sessions
             case "resyncs":
@@ -263,7 +279,8 @@ class Measures:
         elif bound.against:
             words += f" at most …{against}, and {bound.against} was not measured"
             ok = False
-        return Checked(words, found, ok)
+        late = self.find("generator_late_p99_s", window=bound.window) if bound.what.endswith("_s") else None
+        return Checked(words, found, ok, late)
 
 
 def limit(
@@ -296,9 +313,7 @@ def judge(
     """All journals of a run that began at `started` (Unix seconds). Each is read once."""
     measures = Measures(scenario, started)
     measures.samples = [line for line in gateway if line["t"] == "gateway"]
-    for line in generator:
-        second = int(line["at"] - started)
-        measures.cores[second] = max(line.get("want", line["core"]), measures.cores.get(second, 0.0))
+    measures.generators(generator)
     ledger = reconcile(measures.agencies(agencies), measures.devices(devices), dump)
     measures.finish()
     priorities = {}

@@ -157,6 +157,11 @@ class Server:
         self._start()
         await self.started()
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code when it has ended, else None."""
+        return self._process.poll()
+
     async def started(self, patience_s: float = 20.0) -> None:
         """Returns when the port accepts connections."""
         end = time.monotonic() + patience_s

@@ -33,7 +33,7 @@ def agencies(kinds: Sequence[str]) -> list[Line]:
     lines: list[Line] = []
     for offset, kind in enumerate(kinds, 1):
         lines.append({"t": "post", "at": T0 + offset, "feed": FEED, **name(offset), "type": kind})
-        where = {"status": 202, "feed": FEED, "epoch": EPOCH, "offset": offset}
+        where = {"status": 202, "feed": FEED, "epoch": EPOCH, "offset": offset, "duplicate": False}
         lines.append({"t": "answer", "at": T0 + offset, **name(offset), "type": kind, "seconds": 0.01, **where})
     return lines
 
@@ -163,6 +163,23 @@ def test_a_generator_at_its_limit_says_so() -> None:
     page = report.page(verdict, ramp, {"commit": "<b>"})
     assert "it may have measured itself" in page
     assert "<b>" not in page
+
+
+def test_a_bound_of_time_tells_how_late_the_generator_was() -> None:
+    bounds = [Bound("late_p99_s", window="flood", most=0.05), Bound("lost", most=0)]
+    scenario, kinds = replace(PLAIN, bounds=bounds), ["gov.code.sent"] * 9
+    naps: list[Mapping[str, Any]] = [
+        {"t": "generator", "at": T0 + n, "core": 0.5, "late": [80.0] if n >= 5 else [1.0]} for n in range(10)
+    ]
+    verdict = judge(scenario, T0, agencies(kinds), device(kinds, range(1, 10)), generator=naps)
+    assert [bound.ok for bound in verdict.bounds] == [False, True]
+    late, lost = verdict.bounds
+    assert late.late == pytest.approx(0.08, rel=0.05)
+    assert lost.late is None
+    assert "(generator late: p99 0.08)" in report.page(verdict, scenario, {})
+    calm = replace(scenario, bounds=[replace(bounds[0], window="calm")])
+    verdict = judge(calm, T0, agencies(kinds), device(kinds, range(1, 10)), generator=naps)
+    assert verdict.bounds[0].late == pytest.approx(0.001, rel=0.05)
 
 
 def test_it_is_written_and_shown(tmp_path: Any) -> None:
