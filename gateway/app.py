@@ -38,6 +38,7 @@ from gateway.figures import Figures
 from gateway.hub import Hub
 from gateway.intake import Intake
 from gateway.metrics import CONTENT_TYPE, Counts, Metrics
+from gateway.operators import Operators
 from gateway.proxies import Proxies
 from gateway.publisher import Publisher
 from gateway.rejects import Rejects
@@ -76,6 +77,7 @@ class Gateway:
         self.rejects = Rejects(self.hub.roster.node, self.publisher, agencies)
         self.intake = Intake(settings, self.store, self.publisher, self.counts, agencies, self.rejects)
         self.accounts = Accounts(self.gate, self.store, self.hub, self.control)
+        self.operators = Operators(self.gate, self.store, self.hub, self.publisher)
         self.figures = Figures(
             settings, self.store, self.publisher, self.hub, self.counts, self.intake.senders, agencies
         )
@@ -90,7 +92,7 @@ class Gateway:
 
     def _application(self) -> Starlette:
         post, get, delete = ["POST"], ["GET"], ["DELETE"]
-        accounts, intake = self.accounts, self.intake
+        accounts, intake, operators = self.accounts, self.intake, self.operators
         routes = [
             WebSocketRoute(SOCKET, self.door),
             Route("/v1/agencies/{code}/events", intake.post_events, methods=post),
@@ -101,6 +103,8 @@ class Gateway:
             Route("/v1/devices", accounts.devices, methods=get),
             Route("/v1/devices/{device}", accounts.forget_device, methods=delete),
             Route("/v1/sessions", accounts.end_sessions, methods=delete),
+            Route("/v1/ops/accounts/{account}", operators.account, methods=get),
+            Route("/v1/ops/accounts/{account}/events/{offset}", operators.event, methods=get),
             Route("/health/live", self.live, methods=get),
             Route("/health/ready", self.ready, methods=get),
             *spec.routes(),
