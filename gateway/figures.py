@@ -185,6 +185,8 @@ class Figures:
             leases = await self.store.leases("role:", time.time())
             slow, behind = await look(self.hub)
             system = await asyncio.to_thread(_system, self.disk)
+            self.counts.behind, self.counts.stalled = behind, len(slow)
+            self.counts.disk_free, self.counts.disk_size = system["disk_free"] or 0, system["disk_size"] or 0
             after, now = self.read(), time.time()
             data = fitting(self.data(after, now, leases, slow, behind, system))
             draft = opsfeeds.draft(

@@ -20,7 +20,7 @@ from gateway import events, strict, verify
 from gateway.batcher import Batcher
 from gateway.errors import Problem, StoreUnavailable
 from gateway.limits import Buckets
-from gateway.metrics import Counts, Sender
+from gateway.metrics import LATE_S, Counts, Sender
 from gateway.publisher import Publisher
 from gateway.rejects import Rejects
 from gateway.rfc3339 import format_time
@@ -180,6 +180,8 @@ class Intake:
         sender.accepted += 1
         sender.last = stored.row.recorded
         sender.delay.observe(stored.row.recorded - draft.time)
+        if stored.row.recorded - draft.time > LATE_S:
+            self.counts.agency_late[code] += 1
 
     def _refused(self, code: str, problem: Problem, size: int, *, signed: bool) -> None:
         """An event, or a whole request. `code` is what the address says: anybody's word until it was `signed`."""

@@ -28,8 +28,9 @@ PRIORITIES = ("urgent", "high", "normal", "bulk")
 
 LATENCY_S = (
     *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
-    *(300.0, 600.0),  # 300 s is the service level of agencies
+    *(300.0, 600.0),
 )
+LATE_S = 300.0  # the service level of agencies: an event is here within that time of its own
 SHORT_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
@@ -82,6 +83,7 @@ class Counts:
     events: Counter[str] = field(default_factory=Counter)
     agency_events: Counter[str] = field(default_factory=Counter)
     agency_rejects: Counter[str] = field(default_factory=Counter)
+    agency_late: Counter[str] = field(default_factory=Counter)
     intake: Histogram = field(default_factory=lambda: Histogram(SHORT_S))
     # Store
     append: Histogram = field(default_factory=lambda: Histogram(SHORT_S))
@@ -94,6 +96,8 @@ class Counts:
     read: Histogram = field(default_factory=lambda: Histogram(SHORT_S))
     store_failures: int = 0
     store_ready: int = 0
+    disk_free: int = 0
+    disk_size: int = 0
     cursors_saved: int = 0
     retained: int = 0
     # Alerts
@@ -118,6 +122,8 @@ class Counts:
     opened: int = 0
     closed: Counter[int] = field(default_factory=Counter)
     sessions: int = 0
+    behind: int = 0
+    stalled: int = 0
     feeds: int = 0
     draining: int = 0
     # Tokens
@@ -214,6 +220,9 @@ TABLE = (
     _counter(
         "agency_rejects", "agency_rejects", "Events and whole requests of each agency that were refused.", "agency"
     ),
+    _counter(
+        "agency_late", "agency_late", "New events of each agency that came over 300 s after their time.", "agency"
+    ),
     _histogram("intake", "intake_seconds", "From a request's last byte to its answer, commit included."),
     # Store
     _histogram("append", "append_seconds", "One commit of events, fsync included."),
@@ -226,6 +235,8 @@ TABLE = (
     _histogram("read", "store_read_seconds", "One trip to the store for events."),
     _counter("store_failures", "store_failures", "Calls of the store that failed, commits of events apart."),
     _gauge("store_ready", "store_ready", "1 while the store can read and commit."),
+    _gauge("disk_free", "disk_free_bytes", "Free on the disk of the store's file; 0 of 0 when it is not here."),
+    _gauge("disk_size", "disk_size_bytes", "Size of that disk. Both are as of the last figures (VESTNIK_OPS_S)."),
     _counter("cursors_saved", "cursors_saved", "Acknowledged positions written to the store."),
     _counter("retained", "retention_events", "Events deleted because they were older than the retention."),
     # Alerts
@@ -257,6 +268,8 @@ TABLE = (
     _counter("opened", "sessions_opened", "Sessions that were welcomed."),
     _counter("closed", "connections_closed", "Connections closed, by close code; 1006 means without one.", "code"),
     _gauge("sessions", "sessions", "Sessions now."),
+    _gauge("behind", "sessions_behind", "Sessions with a feed below its head, as of the last figures."),
+    _gauge("stalled", "sessions_stalled", "Sessions whose window or socket is full, as of the last figures."),
     _gauge("feeds", "feeds", "Feeds with a session here."),
     _gauge("draining", "draining", "1 while this node asks its devices to leave."),
     # Tokens

@@ -21,15 +21,13 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from gateway.errors import ConfigError
 from gateway.events import is_agency
-from gateway.metrics import PRIORITIES
+from gateway.metrics import LATE_S, PRIORITIES
 from workers.window import KEEP_S, Window, quantile, within
 
 Severity = Literal["critical", "warning"]
 
 MANY: Final = 3.0
 """So many times its usual pause an agency must be silent."""
-LATE_S: Final = 300.0
-"""The service level of agencies: an event is committed within that time after it happened."""
 SILENT_S: Final = 20.0
 """A node that said nothing for so long is not looked at by the other rules."""
 

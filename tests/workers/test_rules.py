@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from gateway.errors import ConfigError
+from gateway.metrics import LATE_S
 from tests.workers.figures import NOW, agency, figures
 from tests.workers.test_window import window
-from workers.rules import DEFAULTS, LATE_S, LOOKS, MANY, Reading, Rule, changed, document, load
+from workers.rules import DEFAULTS, LOOKS, MANY, Reading, Rule, changed, document, load
 from workers.window import KEEP_S
 
 ROOT = Path(__file__).parents[2]
