@@ -93,6 +93,7 @@ packages:
 	fi
 	[ "$$(postgresql)" -ge 15 ] || die "PostgreSQL 15 or newer is needed and the newest here is version $$(postgresql): install a newer one, then try again."
 	command -v strace >/dev/null || install "strace" strace
+	command -v faketime >/dev/null || install "libfaketime" faketime
 	# The proxies that are shipped with a configuration; here they only read it, or run on free ports.
 	for proxy in nginx haproxy; do
 	  if ! PATH="$$PATH:/usr/sbin" command -v "$$proxy" >/dev/null; then

@@ -105,18 +105,21 @@ def has_what_pages_are_tried_with(machine: Machine) -> None:
     machine.has("chromium", "")
 
 
-def test_without_redis_or_strace_it_names_them(machine: Machine):
+def test_without_redis_strace_or_faketime_it_names_them(machine: Machine):
     has_what_pages_are_tried_with(machine)
     assert "sudo apt-get install redis-server" in machine.sentence("packages")
     machine.has("redis-server", "echo 'Redis server v=7.0.15 sha=0 bits=64'")
     assert "sudo apt-get install strace" in machine.sentence("packages")
     machine.has("strace", "")
+    assert "sudo apt-get install faketime" in machine.sentence("packages")
+    machine.has("faketime", "")
     assert machine.make("packages") == (0, "")
 
 
 def test_without_node_or_a_browser_it_names_them(machine: Machine):
     machine.has("redis-server", "echo 'Redis server v=7.0.15 sha=0 bits=64'")
     machine.has("strace", "")
+    machine.has("faketime", "")
     assert "sudo apt-get install nodejs" in machine.sentence("packages")
     machine.has("node", "echo v16.20.2")
     assert "version 16" in machine.sentence("packages")
@@ -142,6 +145,7 @@ def test_a_user_without_rights_is_told_the_command(machine: Machine):
 @pytest.mark.parametrize("who", ["root", "sudo"])
 def test_who_may_install_gets_it_installed(machine: Machine, who: str):
     machine.has("strace", "")
+    machine.has("faketime", "")
     has_what_pages_are_tried_with(machine)
     redis = machine.bin / "redis-server"
     machine.has(
