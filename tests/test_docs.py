@@ -15,10 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import opsfeeds
 from gateway.cli import cli
 from gateway.protocol import codes, schema
 from gateway.settings import NOT_SETTINGS, PREFIX, Settings
-from gateway.types import registry
+from gateway.types import PRIORITIES, registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -124,8 +125,20 @@ def test_the_contracts_close_codes_are_the_codes():
 def test_the_contracts_event_types_are_registered():
     for name, audience, data in rows(CONTRACT, "### 2.4"):
         kind = registry()[quoted(name)[0]]
-        assert audience == {"personal": "account", "public": "public", "ops": "operators"}[kind.audience]
+        assert audience == {"personal": "account", "public": "public"}[kind.audience]
         assert quoted(data)[0].startswith(("application", "registry", "title", "ranges"))
+
+
+def test_the_contracts_operators_feeds_are_all():
+    told = {quoted(feed)[0]: quoted(kind)[0] for feed, kind, _, _ in rows(CONTRACT, "### 8.1")}
+    assert told == opsfeeds.TYPES
+    for _, kind, priority, _ in rows(CONTRACT, "### 8.1"):
+        assert PRIORITIES[registry()[quoted(kind)[0]].priority] == priority.partition(",")[0]
+
+
+def test_the_contracts_figures_are_all():
+    told = {name for cells in rows(CONTRACT, "### 8.2") for name in quoted(cells[0])}
+    assert told == {*registry()["gov.vestnik.figures"].schema["properties"], "agencies_omitted"}
 
 
 @pytest.mark.parametrize(("section", "side"), [("### 3.3", "device"), ("### 3.5", "gateway")])
