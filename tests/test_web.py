@@ -20,7 +20,9 @@ def browser(here: Running) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/static/icon.svg", "/favicon.ico"])
+@pytest.mark.parametrize(
+    "path", ["/", "/ops", "/static/app.js", "/static/ops.js", "/static/style.css", "/static/icon.svg", "/favicon.ico"]
+)
 async def test_a_file_comes_with_its_policy_and_only_once(here: Running, path: str):
     async with browser(here) as http:
         answer = await http.get(path)
@@ -54,7 +56,7 @@ async def test_files_are_packed_alike_everywhere():
 
 async def test_nobody_is_offered_a_sample_account_unless_it_is_set(here: Running):
     async with browser(here) as http:
-        assert (await http.get("/demo")).json() == {"accounts": []}
+        assert (await http.get("/demo")).json() == {"accounts": [], "operator": None}
 
 
 async def test_a_sample_account_comes_with_a_token_that_is_good(tmp_path: Path):
@@ -65,6 +67,9 @@ async def test_a_sample_account_comes_with_a_token_that_is_good(tmp_path: Path):
         assert list(accounts) == ["anna", "boris"]
         headers = {"authorization": f"Bearer {accounts['anna']}"}
         assert (await http.get("/v1/snapshot", headers=headers)).status_code == 200
+        assert (await http.get("/v1/feeds/ops:figures/events", headers=headers)).status_code == 404
+        headers = {"authorization": f"Bearer {answer.json()['operator']['token']}"}
+        assert (await http.get("/v1/feeds/ops:figures/events", headers=headers)).status_code == 200
 
 
 def test_sample_accounts_and_an_identity_provider_exclude_each_other(tmp_path: Path):

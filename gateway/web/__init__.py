@@ -1,4 +1,5 @@
-"""The pages that the gateway serves by itself: the account page at `/`, and the files under `/static/`.
+"""The pages that the gateway serves by itself: the account page at `/`, the operators' page at `/ops`, and the files
+under `/static/`.
 
 Everything comes from here and nothing from outside: the Content-Security-Policy lets a page run its own files and speak
 with its own gateway, and nothing else, so that what an agency writes can never become code.
@@ -19,10 +20,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.errors import Problem
+from gateway.opsfeeds import SCOPE
 from gateway.settings import Settings
 from gateway.tokens import LocalKey
 
-PAGES: Final = {"/": "index.html", "/favicon.ico": "icon.svg"}
+PAGES: Final = {"/": "index.html", "/ops": "ops.html", "/favicon.ico": "icon.svg"}
 TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -51,6 +53,8 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",  # asked for again each time, and answered 304: a new version is there at once
     "Vary": "Accept-Encoding",
 }
+OPERATOR: Final = "operator"
+"""Who the sample operator is in the audit."""
 DEMO_TTL_S: Final = 3600.0  # a sample token; the page asks for another before it ends
 
 
@@ -107,17 +111,19 @@ def _page(file: File) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _demo(settings: Settings) -> Callable[[Request], Awaitable[Response]]:
-    """Tokens of the sample accounts in `VESTNIK_DEMO`, for whoever asks; none are named in a real installation."""
+    """Tokens of the sample accounts in `VESTNIK_DEMO` and of an operator, for whoever asks; a real installation names
+    no account, and has neither."""
     key = LocalKey.open(settings.data) if settings.demo else None
 
     async def demo(request: Request) -> Response:
         accounts = [] if key is None else [_sample(key, account, settings) for account in settings.demo]
-        content = orjson.dumps({"accounts": accounts})
+        operator = None if key is None else _sample(key, OPERATOR, settings, SCOPE)
+        content = orjson.dumps({"accounts": accounts, "operator": operator})
         return Response(content, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return demo
 
 
-def _sample(key: LocalKey, account: str, settings: Settings) -> dict[str, str]:
-    token = key.issue(account, ttl=DEMO_TTL_S, now=time.time(), audience=settings.audience)
+def _sample(key: LocalKey, account: str, settings: Settings, scope: str | None = None) -> dict[str, str]:
+    token = key.issue(account, ttl=DEMO_TTL_S, scope=scope, now=time.time(), audience=settings.audience)
     return {"account": account, "token": token}

@@ -2,10 +2,10 @@
 
 import { accountOf, Vestnik } from "./vestnik-client.js";
 import { card, line, SECTIONS, sectionOf, tone } from "./items.js";
-import { h, icon, sync } from "./view.js";
+import { button, h, icon, panel, place, sync } from "./view.js";
 import { agencyName, language, moment, statusName, switchLanguage, words } from "./words.js";
 
-const FEEDS = ["agency:mchs"]; // emergencies are for everybody; a gateway without this agency says so and goes on
+const FEEDS = ["agency:mchs"]; // for who never chose: emergencies are for everybody
 const VIEWS = ["applications", "sections", "feed", "history", "devices"];
 const SEEN_AFTER_MS = 1500;
 const NEW_TOKEN_S = 120; // a sample token that ends sooner is replaced before it is used
@@ -26,6 +26,10 @@ let fault = ""; // why the sign-in page is shown
 let retryAt = 0;
 let away = false; // from a lost connection until the next one
 let unread = new Set(); // offsets that were new when the feed was opened: they stay marked while it is open
+let agencies = []; // that publish notices: {code, feed}
+let following = []; // feeds of agencies
+let asked = new Map(); // «Обновить данные» without an answer yet: ref → source
+let stale = false; // the gateway refused the token, whatever our clock says
 
 // Signing in. The token is shared by all tabs.
 
@@ -42,9 +46,10 @@ function ends(token) {
 async function token() {
   const kept = signedIn();
   if (!kept) return "";
-  if (!kept.sample || ends(kept.token) - Date.now() / 1000 > NEW_TOKEN_S) return kept.token;
+  if (!kept.sample || (!stale && ends(kept.token) - Date.now() / 1000 > NEW_TOKEN_S)) return kept.token;
   try {
     await loadSamples();
+    stale = false;
     const fresh = samples.find((one) => one.account === account);
     if (fresh) localStorage.setItem("account", JSON.stringify({ ...kept, token: fresh.token }));
     return fresh?.token ?? kept.token;
@@ -68,19 +73,26 @@ async function begin() {
   await client?.stop();
   client = null;
   [snapshot, rows, known, notes, found, devices, unread, away] = [null, [], false, {}, null, null, new Set(), false];
+  [agencies, following, asked, stale] = [[], [], new Map(), false];
   if (!kept) {
     account = "";
     await loadSamples().catch(() => { samples = []; });
     return draw();
   }
   account = accountOf(kept.token);
-  client = new Vestnik({ token, feeds: FEEDS, agent: "vestnik-account/1.0" });
+  following = chosen();
+  client = new Vestnik({ token, feeds: following, agent: "vestnik-account/1.0" });
+  let before = "";
   client.on("state", (state) => {
+    if (state.name === "live" && before !== "live") askAgain();
+    before = state.name;
+    stale ||= state.code === 4401;
     retryAt = state.wait ? Date.now() + state.wait * 1000 : 0;
     away = state.name === "waiting" || state.name === "offline" || (away && state.name === "connecting");
     // Signed out from elsewhere: nothing of the person stays here.
     if (state.name === "stopped" && state.code === 4410) void client?.keeper.clear().catch(() => {});
     if (state.name === "live" && current().view === "devices") void loadDevices();
+    if (state.name === "live" && !agencies.length && ["feed", "history"].includes(current().view)) void loadAgencies();
     draw();
   });
   client.on("events", ({ feed, events }) => void arrived(feed, events));
@@ -138,7 +150,9 @@ async function arrived(feed, events) {
 }
 
 function heard(message) {
+  if (message.t === "error" && following.includes(message.feed)) return refused(message);
   if (message.t !== "refresh") return;
+  if (message.status !== "accepted") asked.delete(message.ref);
   const text = message.status === "failed" ? (message.reason === "unsupported" ? words.unsupported : words.failed)
     : message.status === "cooldown" ? words.cooldown(Math.ceil(message.retry_after ?? 60)) : words[message.status];
   notes[sectionOf(message.source)] = text ?? "";
@@ -183,13 +197,7 @@ function draw() {
 }
 
 /** A view that is made once and stays until another one is shown. */
-function show(name, make) {
-  const key = `${name} ${language}`;
-  if (main.dataset.view === key) return main.firstElementChild;
-  main.dataset.view = key;
-  main.replaceChildren(make());
-  return main.firstElementChild;
-}
+const show = (name, make) => place(main, `${name} ${language}`, make);
 
 function drawNotice(state, whole) {
   const notice = at("notice");
@@ -205,7 +213,9 @@ function drawNotice(state, whole) {
   if (notice.firstChild.textContent !== text) notice.firstChild.textContent = text;
 }
 
-const unseen = () => rows.filter((row) => !row.seen && row.event).length;
+/** What is kept of one's own feed and of those that are followed. */
+const recent = () => rows.filter(({ feed }) => feed.startsWith("account:") || following.includes(feed));
+const unseen = () => recent().filter((row) => !row.seen && row.event).length;
 
 function drawNav(view) {
   at("nav").setAttribute("aria-label", words.nav);
@@ -223,9 +233,6 @@ function drawNav(view) {
 }
 
 // Page states
-
-const panel = ([title, text], ...buttons) => h("section", { class: "state" }, h("h1", {}, title), h("p", {}, text), h("div", { class: "buttons" }, ...buttons));
-const button = (text, onclick, kind) => h("button", { type: "button", class: kind, onclick }, text);
 
 function drawStopped({ code }) {
   const again = button(words.signInAgain, () => { localStorage.removeItem("account"); void begin(); });
@@ -302,18 +309,84 @@ function drawSections() {
     h("div", { class: "head" }, h("h1", {}, words[name]), SECTIONS[name] && h("button", { type: "button", class: "plain", id: "refresh", "aria-label": words.refreshOf(words[name]), onclick: () => refresh(name) }, words.refresh)),
     h("div", { class: "subs", role: "navigation", "aria-label": words.sections }, names.map((one) => h("a", { href: `#sections/${one}`, "aria-current": one === name && "page" }, words[one]))),
     h("p", { class: "lead" }), h("p", { class: "said", role: "status" }), h("ul", { class: "cards" })));
-  const updated = (snapshot.agencies ?? []).filter(({ code }) => sectionOf(code) === name).map((one) => one.updated).sort().at(-1);
-  view.querySelector(".lead").textContent = updated ? `${words.lastUpdate}: ${moment(updated)}` : "";
+  const own = (snapshot.agencies ?? []).filter(({ code }) => sectionOf(code) === name);
+  const updated = own.map((one) => one.updated).sort().at(-1);
+  const next = own.map((one) => one.next).filter(Boolean).sort()[0];
+  const times = [updated && `${words.lastUpdate}: ${moment(updated)}`, next && `${words.nextUpdate}: ${moment(next)}`];
+  view.querySelector(".lead").textContent = times.filter(Boolean).join(". ");
   const said = view.querySelector(".said");
   if (said.textContent !== (notes[name] ?? "")) said.textContent = notes[name] ?? "";
   cards(view.lastChild, items.filter((item) => sectionOf(item.agency) === name), words.noItems);
 }
 
 function refresh(name) {
-  const up = client.state.name === "live" || client.state.name === "catching-up";
+  const up = client.state.name === "live";
   notes[name] = up ? words.refreshAsked : words.noLink;
-  if (up) for (const source of SECTIONS[name]) client.send("refresh", { source, ref: crypto.randomUUID() });
+  for (const source of SECTIONS[name]) {
+    const ref = `${Date.now()}-${Math.random()}`;
+    asked.set(ref, source);
+    if (up) client.send("refresh", { source, ref });
+  }
   draw();
+}
+
+/** What was asked while there was no connection, or got lost with one. With the same `ref` it is asked once. */
+function askAgain() {
+  for (const [ref, source] of asked) {
+    notes[sectionOf(source)] = words.refreshAsked;
+    client.send("refresh", { source, ref });
+  }
+}
+
+// Which agencies to follow. Kept in this browser, for each account.
+
+const choices = () => `feeds ${account}`;
+const chosen = () => JSON.parse(localStorage.getItem(choices()) ?? "null") ?? [...FEEDS];
+
+async function loadAgencies() {
+  try {
+    agencies = await (await ask("/v1/agencies")).json();
+  } catch {
+    return; // when the gateway is there again, it is asked again
+  }
+  draw();
+}
+
+function follow(feed, on) {
+  following = following.filter((one) => one !== feed);
+  if (on) following.push(feed);
+  localStorage.setItem(choices(), JSON.stringify(following));
+  if (on) client.subscribe(feed);
+  else client.unsubscribe(feed);
+  at("announce").textContent = (on ? words.followed : words.unfollowed)(nameOfFeed(feed));
+  draw();
+}
+
+/** The gateway has no such agency now, or it would be one feed too many. */
+function refused({ feed, code }) {
+  following = following.filter((one) => one !== feed);
+  at("announce").textContent = code === "limit" ? words.tooMany : "";
+  draw();
+}
+
+const nameOfFeed = (feed) => agencyName(feed.replace("agency:", ""));
+
+function makeChoice() {
+  return h("details", { class: "follow" }, h("summary", {}),
+    h("fieldset", {}, h("legend", {}, words.noticesText), h("ul", { class: "checks" })));
+}
+
+function drawChoice(view) {
+  const names = following.map(nameOfFeed).join(", ");
+  view.querySelector("summary").textContent = `${words.notices}: ${names || words.nobody}`;
+  const feeds = [...new Set([...agencies.map(({ feed }) => feed), ...following])];
+  sync(view.querySelector(".checks"), feeds.sort((a, b) => nameOfFeed(a).localeCompare(nameOfFeed(b))).map((feed) => {
+    const on = following.includes(feed);
+    return {
+      key: feed, sign: `${on}`, make: () => h("li", {}, h("label", {},
+        h("input", { type: "checkbox", checked: on, "data-focus": feed, onchange: ({ target }) => follow(feed, target.checked) }), nameOfFeed(feed))),
+    };
+  }));
 }
 
 // Events
@@ -330,9 +403,11 @@ function makeRow(offset, event, fresh) {
 function drawFeed() {
   const view = show("feed", () => {
     unread = new Set();
-    return h("section", {}, h("div", { class: "head" }, h("h1", {}, words.feed), button(words.readAll, () => void readAll(), "quiet")), h("ul", { class: "list" }));
+    void loadAgencies();
+    return h("section", {}, h("div", { class: "head" }, h("h1", {}, words.feed), button(words.readAll, () => void readAll(), "quiet")), makeChoice(), h("ul", { class: "list" }));
   });
-  const shown = rows.slice(0, 100);
+  drawChoice(view);
+  const shown = recent().slice(0, 100);
   for (const row of shown) if (!row.seen) unread.add(`${row.feed} ${row.offset}`);
   const fresh = (row) => unread.has(`${row.feed} ${row.offset}`) && row.event !== null;
   const entries = shown.map((row) => ({ key: `${row.feed} ${row.offset}`, sign: `${language} ${row.event === null} ${fresh(row)}`, make: () => makeRow(row.offset, row.event, fresh(row)) }));
@@ -363,7 +438,7 @@ async function seen(shown) {
 }
 
 async function readAll() {
-  await seen(rows.filter((row) => !row.seen));
+  await seen(recent().filter((row) => !row.seen));
   unread = new Set();
   draw();
 }
@@ -371,18 +446,23 @@ async function readAll() {
 // History
 
 const TYPES = ["gov.status.changed", "gov.record.changed", "gov.fine.changed", "gov.payout.changed", "gov.notice.sent", "gov.court.decided"];
+const PUBLIC = ["gov.notice.published", "gov.emergency.published", "gov.news.published"];
 const STATUSES = ["processing", "checking", "awaiting_confirmation", "action_required", "approved", "rejected", "done", "cancelled"];
 
 function drawHistory() {
   const view = show("history", () => {
     const choose = (name, label, any, options, names) => h("label", {}, label, h("select", { name }, h("option", { value: "" }, any), options.map((one) => h("option", { value: one }, names[one]))));
     const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); void find(form); }, onreset: () => setTimeout(() => find(form)) },
-      choose("type", words.type, words.any, TYPES, words.types), choose("status", words.status, words.anyStatus, STATUSES, words.statuses),
+      h("label", {}, words.whose, h("select", { name: "feed" })),
+      choose("type", words.type, words.any, [...TYPES, ...PUBLIC], words.types), choose("status", words.status, words.anyStatus, STATUSES, words.statuses),
       h("label", {}, words.from, h("input", { type: "date", name: "from" })), h("label", {}, words.to, h("input", { type: "date", name: "to" })),
       h("div", { class: "buttons" }, h("button", { type: "submit" }, words.apply), h("button", { type: "reset", class: "quiet" }, words.reset)));
     setTimeout(() => find(form));
+    void loadAgencies();
     return h("section", {}, h("div", { class: "head" }, h("h1", {}, words.history), button(words.csv, () => void download(form), "plain")), form, h("p", { class: "said", role: "status" }), h("ul", { class: "list" }), h("div", { class: "buttons" }));
   });
+  sync(view.querySelector("[name=feed]"), [`account:${account}`, ...agencies.map(({ feed }) => feed)].map((feed) => (
+    { key: feed, sign: "", make: () => h("option", { value: feed }, feed.startsWith("account:") ? words.mine : nameOfFeed(feed)) })));
   if (!found) return;
   const list = view.querySelector(".list");
   view.querySelector(".said").textContent = found.failed ? words.historyNeeds : "";
@@ -395,7 +475,7 @@ function drawHistory() {
 function query(form) {
   const given = new URLSearchParams();
   for (const [name, value] of new FormData(form)) {
-    if (!value) continue;
+    if (!value || name === "feed") continue;
     const day = new Date(`${value}T00:00:00`);
     if (name === "to") day.setDate(day.getDate() + 1);
     given.set(name, name === "from" || name === "to" ? day.toISOString() : value);
@@ -403,14 +483,14 @@ function query(form) {
   return given;
 }
 
-const historyPath = (given) => `/v1/feeds/account:${account}/events?${given}`;
+const historyPath = (form, given) => `/v1/feeds/${form.elements.feed.value || `account:${account}`}/events?${given}`;
 
 async function find(form, page) {
   const given = query(form);
   given.set("limit", "50");
   if (page) given.set("page", page);
   try {
-    const answer = await (await ask(historyPath(given))).json();
+    const answer = await (await ask(historyPath(form, given))).json();
     found = { rows: page ? [...found.rows, ...answer.events] : answer.events, next: answer.next };
   } catch {
     found = { rows: found?.rows ?? [], next: null, failed: true };
@@ -420,7 +500,7 @@ async function find(form, page) {
 
 async function download(form) {
   try {
-    const file = await (await ask(historyPath(query(form)), { headers: { accept: "text/csv" } })).blob();
+    const file = await (await ask(historyPath(form, query(form)), { headers: { accept: "text/csv" } })).blob();
     const link = h("a", { href: URL.createObjectURL(file), download: `vestnik-${account}.csv` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
@@ -493,6 +573,10 @@ addEventListener("hashchange", () => {
 addEventListener("storage", ({ key }) => {
   // Another tab signed in or out.
   if (key === "account" && (signedIn() === null || accountOf(signedIn().token) !== account)) void begin();
+  if (client && key === choices()) {
+    following = chosen();
+    draw();
+  }
 });
 addEventListener("scroll", () => current().view === "feed" && lookLater(), { passive: true });
 document.addEventListener("visibilitychange", () => current().view === "feed" && lookLater());

@@ -1,0 +1,234 @@
+// What the figures of all nodes add up to, over time. Pure: no clock and no page. Times are milliseconds since 1970,
+// durations seconds. A node says what it counted since its figures before, so that counts of any nodes and intervals
+// are added, and so are their histograms: percentiles come from the sum, never from other percentiles.
+
+export const PRIORITIES = ["urgent", "high", "normal", "bulk"];
+/** Service level: this share of an agency's events is committed within so many seconds of what they tell about. */
+export const TARGET = { seconds: 300, share: 0.95 };
+
+const SLOT_MS = 10_000;
+const SILENT_S = 15; // and at least three intervals of its own: then a node is said to be silent
+// Upper bounds as in gateway/metrics.py; a value lies between two of them.
+export const BOUNDS = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 600];
+
+const COUNTS = ["opened", "hellos", "accepted", "duplicates", "replayed", "acks", "sweeps", "sweep_behind", "relayed", "cpu"];
+const MAPS = ["closed", "handshake_rejects", "rejected", "delivered", "resyncs"];
+const TIMES = ["hello", "append", "loop_lag"];
+const TIMES_BY_PRIORITY = ["to_socket", "to_ack"];
+const GAUGES = ["sessions", "opening", "feeds", "stalled", "behind", "memory", "open_files"];
+const HEALTH = { store: ["failures"], bus: ["failures", "gaps", "holes"] };
+
+// Histograms: a Map of upper bound (Infinity for the last) to count.
+
+/** Add a histogram as it travels, `[[bound or null, count], …]`, or another Map. */
+export function merge(into, buckets) {
+  for (const [bound, count] of buckets) {
+    const at = bound ?? Infinity;
+    into.set(at, (into.get(at) ?? 0) + count);
+  }
+  return into;
+}
+
+export const total = (buckets) => [...buckets.values()].reduce((sum, count) => sum + count, 0);
+
+const lower = (bound) => BOUNDS.findLast((other) => other < bound) ?? 0;
+
+/** The value below which the share `q` lies, or null of nothing; evenly spread within a bucket, as Prometheus does it.
+ *  Past the last bound it is that bound. */
+export function percentile(buckets, q) {
+  const rank = q * total(buckets);
+  if (!rank) return null;
+  let below = 0;
+  for (const [bound, count] of [...buckets].sort(([a], [b]) => a - b)) {
+    const low = lower(bound);
+    if (below + count >= rank) return bound === Infinity ? low : low + ((bound - low) * (rank - below)) / count;
+    below += count;
+  }
+  return null;
+}
+
+/** The share of values within `limit`, or null of nothing; a bucket that lies across it counts in part. */
+export function share(buckets, limit) {
+  const all = total(buckets);
+  const part = (bound) => (bound <= limit ? 1 : bound === Infinity ? 0 : Math.max(0, (limit - lower(bound)) / (bound - lower(bound))));
+  return all ? [...buckets].reduce((sum, [bound, count]) => sum + count * part(bound), 0) / all : null;
+}
+
+// Sums of one node, or of all
+
+const nothing = () => ({ seconds: 0, counts: new Map(), times: new Map(), gauges: {} });
+
+const count = (sums, name, number) => sums.counts.set(name, (sums.counts.get(name) ?? 0) + number);
+
+function time(sums, name, buckets) {
+  if (!sums.times.has(name)) sums.times.set(name, new Map());
+  merge(sums.times.get(name), buckets);
+}
+
+function addNode(sums, data) {
+  sums.seconds += data.seconds;
+  for (const name of COUNTS) count(sums, name, data[name] ?? 0);
+  for (const name of MAPS) for (const [word, number] of Object.entries(data[name] ?? {})) count(sums, `${name}.${word}`, number);
+  for (const [part, names] of Object.entries(HEALTH)) for (const name of names) count(sums, `${part}.${name}`, data[part]?.[name] ?? 0);
+  for (const name of TIMES) time(sums, name, data[name] ?? []);
+  for (const name of TIMES_BY_PRIORITY) for (const [word, buckets] of Object.entries(data[name] ?? {})) time(sums, `${name}.${word}`, buckets);
+  for (const name of GAUGES) sums.gauges[name] = data[name] ?? 0;
+}
+
+/** Counts and histograms add up; gauges are those of `more`, which is later. */
+function append(sums, more) {
+  sums.seconds += more.seconds;
+  for (const [name, number] of more.counts) count(sums, name, number);
+  for (const [name, buckets] of more.times) time(sums, name, buckets);
+  sums.gauges = more.gauges;
+  return sums;
+}
+
+/** The counts of all words of one name: `{urgent: 3, …}` of "delivered". */
+export function words(counts, name) {
+  const found = {};
+  for (const [full, number] of counts) if (full.startsWith(`${name}.`) && number) found[full.slice(name.length + 1)] = number;
+  return found;
+}
+
+export const sum = (map) => Object.values(map).reduce((all, number) => all + number, 0);
+
+const noAgency = () => ({ accepted: 0, rejected: {}, delay: new Map() });
+
+function addAgency(sums, { accepted, rejected, delay }) {
+  sums.accepted += accepted;
+  for (const [reason, number] of Object.entries(rejected)) sums.rejected[reason] = (sums.rejected[reason] ?? 0) + number;
+  merge(sums.delay, delay);
+  return sums;
+}
+
+export class Figures {
+  constructor() {
+    this.slots = new Map(); // begin → {nodes: Map(name → sums), agencies: Map(code → sums)}
+    this.nodes = new Map(); // name → {at, data}: its last ones
+    this.last = new Map(); // code → time of its last accepted event
+  }
+
+  get empty() {
+    return this.nodes.size === 0;
+  }
+
+  /** The figures of one node, made at `at`. In any order; each once. */
+  add(at, data) {
+    const begin = Math.floor(at / SLOT_MS) * SLOT_MS;
+    if (!this.slots.has(begin)) this.slots.set(begin, { nodes: new Map(), agencies: new Map() });
+    const { nodes, agencies } = this.slots.get(begin);
+    if (!nodes.has(data.node)) nodes.set(data.node, nothing());
+    addNode(nodes.get(data.node), data);
+    for (const [code, said] of Object.entries(data.agencies ?? {})) {
+      if (!agencies.has(code)) agencies.set(code, noAgency());
+      addAgency(agencies.get(code), said);
+      if (said.last && !(Date.parse(said.last) <= (this.last.get(code) ?? 0))) this.last.set(code, Date.parse(said.last));
+    }
+    if (!(this.nodes.get(data.node)?.at >= at)) this.nodes.set(data.node, { at, data });
+  }
+
+  /** Nothing older than this is asked for any more. */
+  forget(before) {
+    for (const begin of this.slots.keys()) if (begin < before - SLOT_MS) this.slots.delete(begin);
+    for (const [name, { at }] of this.nodes) if (at < before) this.nodes.delete(name);
+  }
+
+  /** How long an interval a point of a chart must have at least: two figures of the slowest node. */
+  step(wanted) {
+    const slowest = Math.max(0, ...[...this.nodes.values()].map(({ data }) => data.seconds * 2000));
+    return Math.ceil(Math.max(wanted, slowest) / SLOT_MS) * SLOT_MS;
+  }
+
+  /** What was told from `from` until `to`, oldest first: [begin, {nodes, agencies}]. */
+  *within(from, to) {
+    for (let begin = Math.ceil(from / SLOT_MS) * SLOT_MS; begin < to; begin += SLOT_MS) {
+      const slot = this.slots.get(begin);
+      if (slot) yield [begin, slot];
+    }
+  }
+
+  /** What each node counted from `from` until `to`: name → sums. */
+  byNode(from, to) {
+    const found = new Map();
+    for (const [, { nodes }] of this.within(from, to)) {
+      for (const [name, sums] of nodes) found.set(name, append(found.get(name) ?? nothing(), sums));
+    }
+    return found;
+  }
+
+  /** What all nodes counted together: {counts, times}. */
+  together(from, to) {
+    const all = nothing();
+    for (const sums of this.byNode(from, to).values()) append(all, sums);
+    return all;
+  }
+
+  /** One point for each interval of `step` ms: {at, rates: name → per second, gauges, times, delay}, or null between figures.
+   *  A node's rate is over the seconds that it counted, so that an interval that has only begun is no dip. */
+  points(from, to, step) {
+    const points = [];
+    for (let at = Math.floor(from / step) * step; at < to; at += step) {
+      const nodes = this.byNode(at, at + step);
+      const point = { at, rates: new Map(), gauges: {}, times: new Map(), delay: new Map() };
+      for (const [, { agencies }] of this.within(at, at + step)) for (const { delay } of agencies.values()) merge(point.delay, delay);
+      for (const { seconds, counts, times, gauges } of nodes.values()) {
+        for (const [name, number] of counts) point.rates.set(name, (point.rates.get(name) ?? 0) + number / (seconds || 1));
+        for (const [name, buckets] of times) time(point, name, buckets);
+        for (const [name, number] of Object.entries(gauges)) point.gauges[name] = (point.gauges[name] ?? 0) + number;
+      }
+      points.push(nodes.size ? point : null);
+    }
+    return points;
+  }
+
+  /** The nodes that said something since `from`, by name: {name, data, at, silent: seconds since then or 0, sums}. */
+  present(from, now) {
+    const sums = this.byNode(from, now + SLOT_MS);
+    return [...this.nodes].filter(([, { at }]) => at >= from).sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, { at, data }]) => {
+      const quiet = (now - at) / 1000;
+      return { name, at, data, silent: quiet > Math.max(SILENT_S, 3 * data.seconds) ? quiet : 0, sums: sums.get(name) ?? nothing() };
+    });
+  }
+
+  /** All agencies that are known: {code, last, accepted, rejected, delay, level, trace: accepted in each interval of `step`}. */
+  agencies(from, to, step) {
+    const begin = Math.floor(from / step) * step;
+    const length = Math.ceil((to - begin) / step);
+    const found = new Map();
+    for (const [at, { agencies }] of this.within(begin, to)) {
+      for (const [code, said] of agencies) {
+        if (!found.has(code)) found.set(code, { code, ...noAgency(), trace: Array(length).fill(0) });
+        const agency = addAgency(found.get(code), said);
+        agency.trace[Math.floor((at - begin) / step)] += said.accepted;
+      }
+    }
+    return [...found.values()].sort((a, b) => (a.code < b.code ? -1 : 1))
+      .map((agency) => ({ ...agency, last: this.last.get(agency.code) ?? null, level: share(agency.delay, TARGET.seconds), refused: sum(agency.rejected) }));
+  }
+
+  /** The roles of the workers and who has them, as the latest figures tell: {name, owner, left: seconds from `now`}. */
+  leases(now) {
+    const latest = [...this.nodes.values()].sort((a, b) => b.at - a.at)[0];
+    if (!latest) return [];
+    return (latest.data.leases ?? []).map((one) => ({ ...one, left: one.left - (now - latest.at) / 1000 })).sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** The slow sessions of all nodes that are not silent, the longest first: what the node says of each, and `node`. */
+  slow(from, now) {
+    return this.present(from, now).filter(({ silent }) => !silent)
+      .flatMap(({ name, data }) => (data.slow ?? []).map((one) => ({ ...one, node: name }))).sort((a, b) => b.seconds - a.seconds);
+  }
+}
+
+/** The alerts that fire, critical and newest first, of all that were told (`{offset, data}`, in any order): the last
+ *  word of each rule about each subject counts. */
+export function firing(alerts) {
+  const last = new Map();
+  for (const alert of alerts) {
+    const key = `${alert.data.rule} ${alert.data.subject}`;
+    if (!(last.get(key)?.offset > alert.offset)) last.set(key, alert);
+  }
+  const weight = ({ data }) => (data.severity === "critical" ? 0 : 1);
+  return [...last.values()].filter(({ data }) => data.state === "firing").sort((a, b) => weight(a) - weight(b) || b.offset - a.offset);
+}
