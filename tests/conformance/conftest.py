@@ -196,7 +196,7 @@ def quick(make_gateway: Callable[..., Gateway]) -> Iterator[Gateway]:
     """One with short deadlines, for what the contract does after 5 to 60 seconds."""
     gateway = make_gateway(
         beat_s=1, saver_beat_s=1.5, saver_wait_s=1.2, hello_deadline_s=1, head_deadline_s=1, write_deadline_s=1.5,
-        close_deadline_s=1, sweep_s=1, max_sessions=12, agency_rate=0.01, agency_burst=1000, drain_s=0,
+        close_deadline_s=1, sweep_s=1, max_sessions=12, agency_rate=0.01, agency_burst=1000, drain_s=0, ops_s=1,
     )  # fmt: skip
     gateway.add_agencies({"tax": ("hmac",), "city": ("hmac",)})
     gateway.start()
