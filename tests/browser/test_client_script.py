@@ -84,6 +84,31 @@ async def test_a_gateway_that_is_away_is_tried_again(modules: Path):
     assert [(state["code"], state["wait"]) for state in waits] == [(0, 0.5), (0, 1), (0, 2)]
 
 
+async def test_a_connection_that_is_dead_is_noticed_soon_when_somebody_looks(modules: Path):
+    async def dead(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.send("beat", heads={}, next=3600)
+        await peer.hand.subscribe("agency:mchs")  # so that it has read as far as here
+        await node.tell("retry")
+        await peer.closed()
+
+    async def second(peer: Peer) -> None:
+        await peer.welcome()
+
+    rig = Rig(Case([dead, second]))
+    known: Any = list(by_subprotocol)
+    async with serve(rig.serve, "127.0.0.1", 0, subprotocols=known, process_request=rig.http) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        kept = {"account:anna": [{"epoch": "e1", "offset": 0}, []]}
+        given: dict[str, Any] = {"device": "d1", "kept": kept, "hurry": 0.1, "chance": 0}
+        async with Node(modules, address=f"http://{host}:{port}", **given) as node:
+            rig.hand = Theirs(node)
+            await node.tell("start")
+            await rig.finished()
+            ended = await node.until("state", lambda state: state["name"] == "waiting")
+            assert ended["reason"] == "silence"
+
+
 async def test_the_person_need_not_wait_for_the_next_try(modules: Path):
     async def stay(peer: Peer) -> None:
         await peer.welcome()

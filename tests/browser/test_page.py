@@ -179,6 +179,72 @@ def bearer(world: World, person: str) -> dict[str, str]:
     return {"authorization": f"Bearer {world.token(person)}"}
 
 
+async def test_the_tab_that_leads_next_follows_what_another_tab_chose(browser: Chromium, world: World):
+    person = world.person()
+    first = await sign_in(browser, world, person)
+    second = await browser.open(f"{world.address}/#feed")
+    await second.until(LIVE)
+    await choose(second, "ФНС")
+    await told(browser.sent, '"t":"subscribe"')
+    await first.close()
+    await second.until(f"document.documentElement.dataset.leading === 'true' && {LIVE}")
+    await published(world, "fns", "После смены вкладки")
+    await second.until("document.querySelector('.list').innerText.includes('После смены вкладки')")
+
+
+async def choose(page: Page, name: str) -> None:
+    """Tick or untick an agency by keyboard."""
+    box = f"[...document.querySelectorAll('.checks label')].find(e => e.textContent === '{name}')?.control"
+    await page.until(f"Boolean({box})")
+    await page.run("document.querySelector('details').open = true")
+    await page.run(f"{box}.focus()")
+    await page.key(" ", 32, " ")
+    assert await page.run(f"document.activeElement === {box}")
+
+
+async def published(world: World, code: str, title: str) -> None:
+    notice = world.event("gov.notice.published", {"title": title, "text": "Для всех"}, None, code)
+    await world.publish(notice, code=code)
+
+
+async def test_agencies_are_chosen_and_the_choice_is_kept(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await page.run("location.hash = 'feed'")
+    shown = "document.querySelector('.list').innerText"
+    await page.until("document.querySelectorAll('.checks input').length === 2")
+    assert "Объявления ведомств: МЧС" in await page.text("summary")
+    await published(world, "fns", "Не выбрано")
+    await choose(page, "ФНС")
+    assert "ФНС" in await page.run("document.getElementById('announce').textContent")
+    await told(browser.sent, '"t":"subscribe"')
+    await published(world, "fns", "Выбрано")
+    await page.until(f"{shown}.includes('Выбрано') && {shown}.includes('ФНС')")
+    assert "Не выбрано" not in await page.run(shown)
+    await page.run("location.reload()")
+    await page.until(f"{LIVE} && document.querySelectorAll('.checks input:checked').length === 2")
+    await published(world, "fns", "И дальше")
+    await page.until(f"{shown}.includes('И дальше')")
+    other = await browser.open(f"{world.address}/#feed")
+    await other.until(f"{LIVE} && {shown}.includes('И дальше')")
+    await choose(page, "ФНС")
+    await told(browser.sent, '"t":"unsubscribe"')
+    for tab in (page, other):
+        await tab.until(
+            f"!{shown}.includes('Выбрано') && document.querySelectorAll('.checks input:checked').length === 1"
+        )
+    await published(world, "fns", "Уже нет")
+    await world.publish(world.notice(person, "А своё есть"))
+    await page.until(f"{shown}.includes('А своё есть')")
+    assert "Уже нет" not in await page.run(shown)
+
+
+async def told(sent: list[str], text: str) -> None:
+    async with asyncio.timeout(5):
+        while not any(text in message for message in sent):
+            await asyncio.sleep(0.02)
+
+
 async def test_a_page_in_the_background_saves_traffic(browser: Chromium, world: World):
     person = world.person()
     page = await sign_in(browser, world, person)
@@ -192,12 +258,74 @@ async def test_a_page_in_the_background_saves_traffic(browser: Chromium, world: 
     await page.front()
     await page.until("!document.hidden")
     await said(sent, '"mode":"full"')
+    await told(sent, '"t":"ping"')  # does the connection still live?
 
 
 async def said(sent: list[str], text: str) -> None:
     async with asyncio.timeout(5):
         while not any('"t":"mode"' in message and text in message for message in sent):
             await asyncio.sleep(0.02)
+
+
+async def test_what_the_browser_deleted_is_loaded_again(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.status(person, "processing"))
+    page = await sign_in(browser, world, person)
+    await page.until(card("В обработке"))
+    await page.call("Storage.clearDataForOrigin", origin=world.address, storageTypes="indexeddb")
+    await world.publish(world.status(person, "approved"))
+    await page.until(f"{card('Одобрено')} && {LIVE}")
+    await page.run("location.reload()")
+    await page.until(f"{card('Одобрено')} && {LIVE}")
+
+
+async def test_a_browser_that_keeps_nothing_shows_the_account_all_the_same(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    refuse = "IDBFactory.prototype.open = () => { throw new DOMException('not here', 'SecurityError') }"
+    await page.call("Page.addScriptToEvaluateOnNewDocument", source=refuse)
+    await page.run("location.reload()")
+    await world.publish(world.status(person, "approved"))
+    await page.until(f"{card('Одобрено')} && {LIVE}")
+
+
+async def test_what_a_later_version_kept_is_no_obstacle(browser: Chromium, world: World):
+    person = world.person()
+    await world.publish(world.status(person, "approved"))
+    page = await browser.open(f"{world.address}/static/icon.svg")
+    await page.until("location.pathname.endsWith('.svg')")
+    later = """new Promise((resolve) => {
+      const open = indexedDB.open('vestnik-%s', 7);
+      open.onsuccess = () => { open.result.close(); resolve(); };
+    })"""
+    await page.run(later % person)
+    page = await sign_in(browser, world, person)
+    await page.until(card("Одобрено"))
+
+
+async def test_signing_out_waits_for_no_tab_that_is_stuck(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    stuck = await browser.open(f"{world.address}/static/icon.svg")
+    await stuck.until("location.pathname.endsWith('.svg')")
+    hold = """new Promise((resolve) => {
+      const open = indexedDB.open('vestnik-%s');
+      open.onsuccess = () => { window.held = open.result; resolve(); };
+    })"""
+    await stuck.run(hold % person)
+    await page.front()
+    await page.click("Выйти")
+    await page.until("document.querySelector('#token')")
+    await stuck.close()
+    await page.until("indexedDB.databases().then(all => all.length === 0)")
+
+
+async def test_without_a_network_a_stopped_page_stays_stopped(browser: Chromium, world: World):
+    page = await sign_in(browser, world, (person := world.person()))
+    await command("revoke", "--sub", person, environment=world.gateway.environment)
+    await page.until("document.body.innerText.includes('Сеанс завершён')")
+    await page.run("dispatchEvent(new Event('offline'))")
+    assert await page.run("document.documentElement.dataset.state") == "stopped"
 
 
 async def test_reading_takes_the_unread_marks_away_on_every_device(browser: Chromium, world: World):
@@ -233,6 +361,18 @@ async def test_sections_and_asking_for_new_data(browser: Chromium, world: World)
     await page.until("document.querySelector('.empty')")
 
 
+async def test_what_was_asked_without_a_connection_is_asked_when_there_is_one(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await page.run("location.hash = 'sections/taxes'")
+    await world.drop()
+    await page.until("document.documentElement.dataset.state !== 'live'")
+    await page.click("Обновить данные")
+    await page.until("document.querySelector('.said').textContent.includes('Связи нет')")
+    world.back()
+    await page.until("!/Связи нет|Спрашиваем/.test(document.querySelector('.said').textContent)")
+
+
 async def test_history_with_filters_and_csv(browser: Chromium, world: World):
     person = world.person()
     await world.publish(
@@ -252,6 +392,10 @@ async def test_history_with_filters_and_csv(browser: Chromium, world: World):
     await page.until("document.querySelectorAll('.row').length === 3")
     await page.run("[...document.querySelectorAll('button')].find(e => e.textContent === 'Скачать CSV').click()")
     await page.until("window.saved?.startsWith('blob:')")
+    await published(world, "mchs", "Для истории")
+    await page.run("document.querySelector('[name=feed]').value = 'agency:mchs'")
+    await page.click("Показать")
+    await page.until("document.querySelector('.list').innerText.includes('Для истории')")
 
 
 async def test_a_session_is_ended_from_another_device(browser: Chromium, world: World):

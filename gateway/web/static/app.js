@@ -466,7 +466,7 @@ function drawHistory() {
   if (!found) return;
   const list = view.querySelector(".list");
   view.querySelector(".said").textContent = found.failed ? words.historyNeeds : "";
-  const entries = found.rows.map(([offset, event]) => ({ key: String(offset), sign: language, make: () => makeRow(offset, event, false) }));
+  const entries = found.rows.map(([offset, event]) => ({ key: `${found.feed} ${offset}`, sign: language, make: () => makeRow(offset, event, false) }));
   sync(list, entries.length || found.failed ? entries : [{ key: "empty", sign: language, make: () => h("li", { class: "empty" }, h("h2", {}, words.noHistory[0]), h("p", {}, words.noHistory[1])) }]);
   delete list.dataset.settled;
   view.lastChild.replaceChildren(...(found.next ? [button(words.more, () => void find(view.querySelector("form"), found.next), "plain")] : []));
@@ -486,14 +486,13 @@ function query(form) {
 const historyPath = (form, given) => `/v1/feeds/${form.elements.feed.value || `account:${account}`}/events?${given}`;
 
 async function find(form, page) {
-  const given = query(form);
-  given.set("limit", "50");
-  if (page) given.set("page", page);
+  // A further page is one of what was found, whatever the form says by now.
+  const path = page ? found.path : historyPath(form, query(form));
   try {
-    const answer = await (await ask(historyPath(form, given))).json();
-    found = { rows: page ? [...found.rows, ...answer.events] : answer.events, next: answer.next };
+    const answer = await (await ask(`${path}&limit=50${page ? `&page=${encodeURIComponent(page)}` : ""}`)).json();
+    found = { path, feed: answer.feed, rows: page ? [...found.rows, ...answer.events] : answer.events, next: answer.next };
   } catch {
-    found = { rows: found?.rows ?? [], next: null, failed: true };
+    found = { ...found, rows: found?.rows ?? [], next: null, failed: true };
   }
   if (current().view === "history") draw();
 }

@@ -372,9 +372,7 @@ const done = new Promise((resolve, reject) => {
 transaction.oncomplete = () => resolve();
 transaction.onabort = transaction.onerror = () => reject(transaction.error);
 });
-const result = work(transaction.objectStore("state"), transaction.objectStore("events"));
-await done;
-return result;
+return (await Promise.all([work(transaction.objectStore("state"), transaction.objectStore("events")), done]))[0];
 }
 device() {
 return this.transact("readwrite", async (state) => {

@@ -193,9 +193,7 @@ export class BrowserKeeper implements Keeper {
       transaction.oncomplete = () => resolve();
       transaction.onabort = transaction.onerror = () => reject(transaction.error);
     });
-    const result = work(transaction.objectStore("state"), transaction.objectStore("events"));
-    await done;
-    return result;
+    return (await Promise.all([work(transaction.objectStore("state"), transaction.objectStore("events")), done]))[0];
   }
 
   device() {
