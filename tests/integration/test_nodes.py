@@ -32,7 +32,7 @@ def database() -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def three(redis: RedisServer, database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     store = postgresql_server.shared().url(database)
-    async with cluster(3, tmp_path_factory.mktemp("nodes"), store, redis.url, sweep_s="4") as made:
+    async with cluster(3, tmp_path_factory.mktemp("nodes"), store, redis.url, sweep_s="4", ops_s="1") as made:
         yield made
 
 
@@ -60,6 +60,30 @@ async def test_what_is_posted_to_any_node_reaches_devices_on_any_node(three: Clu
     expected = [f"{account}-{node.number}-{part}" for node in three.nodes for part in "ab"]
     assert [await device.events(6) for device in held] == [expected] * 3
     await leave(*held)
+
+
+async def test_operators_see_every_node_and_every_look_from_any(three: Cluster) -> None:
+    [token] = (await command("token", "op", "--scope", "ops", environment=three.nodes[0].environment)).split()
+    op = await Device.join(three.nodes[1].address, token, "desk", feeds=["ops:figures", "ops:audit"])
+    account, _ = await person(three)
+    await three.post(0, account, f"{account}-a")
+    url = f"{three.nodes[2].address}/v1/ops/accounts/{account}/events/1"
+    answer = await three.http.get(url, headers={"authorization": f"Bearer {token}"})
+    assert answer.json()["id"] == f"{account}-a"
+    nodes: set[str] = set()
+    looks: list[tuple[str, str, int]] = []
+    accepted = 0
+    async with asyncio.timeout(15):
+        while len(nodes) < 3 or not accepted or not looks:
+            message = await op.read("event")
+            data = message["event"]["data"]
+            if message["feed"] == "ops:audit":
+                looks.append((data["operator"], data["account"], data["offset"]))
+            else:
+                nodes.add(data["node"])
+                accepted += data["agencies"]["fns"]["accepted"]
+    assert looks == [("op", account, 1)]
+    await op.leave()
 
 
 async def test_seen_reaches_the_devices_on_other_nodes(three: Cluster) -> None:
