@@ -351,11 +351,13 @@ def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
 
 
 class Unsent(Exception):
-    """The gateway refused the request (4xx), or gave no answer as often as was tried; then the outcome is unknown."""
+    """The gateway refused the request (4xx), or gave no answer as often as was tried; then the outcome is unknown.
 
-    def __init__(self, detail: str, status: int | None = None):
+    `problem` is the document with which it was refused, {} if there was none."""
+
+    def __init__(self, detail: str, status: int | None = None, problem: Mapping[str, Any] | None = None):
         super().__init__(detail)
-        self.status = status
+        self.status, self.problem = status, problem or {}
 
 
 @dataclass
@@ -402,7 +404,7 @@ class Publisher:
                     continue
                 # "4xx means not stored; 5xx or no answer means unknown: send it again with the same `id`."
                 if status < 500 and status != 429:
-                    raise Unsent(trouble, status)
+                    raise Unsent(trouble, status, _problem(answer))
                 retry_after = answer.headers.get("retry-after")
             if attempt + 1 < self.tries:
                 await asyncio.sleep(self._pause(attempt, retry_after))
@@ -430,3 +432,11 @@ class Publisher:
     def _pause(self, attempt: int, retry_after: str | None) -> float:
         jitter = self.rng.uniform(0, min(60.0, self.pause_s * 2**attempt))
         return int(retry_after) + jitter if retry_after and retry_after.isdecimal() else jitter
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -48,8 +48,9 @@ def _steady(rng: Random, rate: float, seconds: float) -> Iterator[Arrival]:
 def _burst(rng: Random, rate: float, seconds: float) -> Iterator[Arrival]:
     """Quiet for some seconds, then everything at once; `rate` a second on average."""
     at = owed = 0.0
+    longest = min(10.0, seconds / 2)
     while at < seconds:
-        pause = rng.uniform(2, 10)
+        pause = rng.uniform(0.2, 1) * longest
         at, owed = at + pause, owed + pause * rate
         while owed >= 1 and at < seconds:
             size = min(int(owed), 100)

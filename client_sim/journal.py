@@ -4,7 +4,7 @@ Every line has `t`, what happened, and `at`, when (Unix seconds). Events are nam
 `digest()` of their content. Lines of an agency:
 
     post     feed source id subject sequence digest    about to be sent; each attempt again
-    answer   source id digest status [epoch offset duplicate]    no line: no answer, the outcome is unknown
+    answer   source id digest status [epoch offset duplicate | detail]    no line: no answer, the outcome is unknown
 
 Lines of a device, each with `device`, `<account>/<device>`; most are messages of the contract, section 3, as they are:
 
@@ -88,12 +88,21 @@ async def post(publisher: Publisher, events: Sequence[Event], note: Note) -> boo
     except Unsent as unsent:
         if unsent.status is None:
             return False
-        results = [{"status": unsent.status}] * len(events)
+        results = [{**unsent.problem, "status": unsent.status}] * len(events)
     for event, content, result in zip(events, digests, results, strict=True):
         where: Record = {name: result[name] for name in ("feed", "epoch", "offset", "duplicate") if name in result}
         about = {"source": event["source"], "id": event["id"], "digest": content}
-        note({"t": "answer", **about, "status": result["status"], **where})
+        note({"t": "answer", **about, "status": result["status"], **where, **_why(result)})
     return all(result["status"] < 500 for result in results)
+
+
+def _why(result: Mapping[str, Any]) -> Record:
+    """What the problem document says was wrong, the first fault of it."""
+    if result["status"] == 202:
+        return {}
+    for error in result.get("errors") or ():
+        return {"detail": f"{error['pointer']}: {error['detail']}"}
+    return {"detail": result["detail"]} if result.get("detail") else {}
 
 
 # Devices

@@ -52,6 +52,7 @@ class Offices:
     ):
         self.accounts, self.tally = list(accounts), tally
         self.heads: dict[str, int] = {}
+        self.refusals: dict[int, str] = {}  # status → why, of the first one
         self.rng = Random(f"{seed}/offices")
         self.offices = {
             code: _Office(
@@ -194,6 +195,7 @@ class _Office:
         for event, answer in zip(events, answers, strict=False):
             if answer["status"] != 202:
                 tally.counts[f"answered_{answer['status']}"] += 1
+                self.offices.refusals.setdefault(answer["status"], answer.get("detail", ""))
                 continue
             feed = answer.get("feed") or _feed(self.publisher.code, event)
             heads[feed] = max(heads.get(feed, 0), answer["offset"])

@@ -122,16 +122,12 @@ def roster(
     following: float = 0.2,
 ) -> Roster:
     """A checked roster. Raises WrongMix or WrongScenario with one sentence."""
+    _within("devices", devices, 1, 20_000)
     accounts = max(1, devices // 2) if accounts is None else accounts
-    for what, value, low, high in (
-        ("devices", devices, 1, 20_000),
-        ("accounts", accounts, 1, 1_000_000),
-        ("seconds", seconds, 0.1, 86_400),
-        ("pace", pace, 0.01, 1000),
-        ("following", following, 0, 1),
-    ):
-        if not low <= value <= high:
-            raise WrongScenario(f"`{what}` must be from {low:g} to {high:g}, not {value:g}.")
+    _within("accounts", accounts, 1, 1_000_000)
+    _within("seconds", seconds, 0.1, 86_400)
+    _within("pace", pace, 0.01, 1000)
+    _within("following", following, 0, 1)
     if devices > accounts * MOST_OF_ACCOUNT:
         raise WrongScenario(
             f"{devices} devices of {accounts} accounts are more than {MOST_OF_ACCOUNT} each, and an account has no"
@@ -150,6 +146,13 @@ def roster(
     )
 
 
+def _within(what: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WrongScenario(f"`{what}` must be a number, not {value!r}.")
+    if not low <= value <= high:
+        raise WrongScenario(f"`{what}` must be from {low:g} to {high:g}, not {value:g}.")
+
+
 def fault(at: float, name: str, for_s: float = 0.0, arg: str = "") -> Fault:
     """A checked fault. Raises WrongScenario."""
     if name not in FAULTS:
@@ -159,7 +162,9 @@ def fault(at: float, name: str, for_s: float = 0.0, arg: str = "") -> Fault:
 
 def _scenario(name: str, given: Mapping[str, Any]) -> Scenario:
     _only(given, ("says", "fleet", "agencies", "gateway", "faults", "bounds", "settle_s"), "the file")
+    _needs(given, ("says", "fleet"), "the file")
     fleet, agencies, bounds = given["fleet"], given.get("agencies", {}), given.get("bounds", {})
+    _needs(fleet, ("devices", "seconds"), "[fleet]")
     _only(fleet, ("devices", "accounts", "behaviour", "network", "seconds", "seed", "pace", "following"), "[fleet]")
     _only(agencies, ("pattern", "rate"), "[agencies]")
     _only(bounds, tuple(BOUNDS), "[bounds]")
@@ -170,6 +175,7 @@ def _scenario(name: str, given: Mapping[str, Any]) -> Scenario:
     made = []
     for one in faults:
         _only(one, ("at", "name", "for", "arg"), "[[faults]]")
+        _needs(one, ("at", "name"), "[[faults]]")
         made.append(fault(one["at"], one["name"], one.get("for", 0.0), one.get("arg", "")))
     plan = Plan(
         roster(**{"behaviour": "steady", "network": "perfect", **fleet}),
@@ -186,3 +192,9 @@ def _only(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
             raise WrongScenario(f"{where} has no {key!r}, choose from {', '.join(known)}.")
+
+
+def _needs(given: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in given:
+            raise WrongScenario(f"{where} needs {name!r}.")

@@ -12,7 +12,7 @@ import click
 import httpx
 
 from client_sim.agencies import BY_CODE
-from client_sim.arrivals import PATTERNS
+from client_sim.arrivals import PATTERNS, Pattern
 from client_sim.commands.common import (
     BROKEN,
     answers,
@@ -28,6 +28,8 @@ from client_sim.commands.common import (
 from client_sim.measure import Tally
 from client_sim.offices import Offices, read_events
 from client_sim.scenario import WrongScenario
+
+DAY_S = 60.0  # after which a pattern without an end begins again
 
 
 @click.command(name="agencies", short_help="Publish signed events until Ctrl-C.")
@@ -81,6 +83,7 @@ def agencies_(
         raise WrongScenario(f"There is no sample agency {unknown[0]!r}: choose from {', '.join(BY_CODE)}.")
     seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
     tally = Tally()
+    why: dict[int, str] = {}
 
     async def work(stop: asyncio.Event) -> None:
         await answers(address)
@@ -94,17 +97,27 @@ def agencies_(
                 events = read_events(path, chosen, time.time(), Random(seed))
                 publishing: Coroutine[Any, Any, None] = offices.send(events, rate)
             else:
-                publishing = offices.run(PATTERNS[pattern], rate_of(rate), seconds or 365 * 86400.0)
+                publishing = _days(offices, PATTERNS[pattern], rate_of(rate), seconds)
             await _beside(publishing, stop, lambda: _tell(tally, offices))
             if not await offices.finish(5):
                 say(f"{offices.waiting} events had no answer.")
+            why.update(offices.refusals)
 
     in_loop(work)
-    refused = {name.removeprefix("answered_"): n for name, n in tally.counts.items() if name.startswith("answered_4")}
+    refused = {int(name[-3:]): n for name, n in tally.counts.items() if name.startswith("answered_4")}
     say(f"{tally.counts['published']} events accepted, {tally.counts['duplicates']} recognised as sent before.")
     if refused:
-        say("Refused: " + ", ".join(f"{number} with {status}" for status, number in refused.items()) + ".")
+        for status, number in refused.items():
+            say(f"Refused: {number} with {status}{f' ({why[status]})' if why.get(status) else ''}.")
     ctx.exit(BROKEN if refused and not tally.counts["published"] else 0)
+
+
+async def _days(offices: Offices, pattern: Pattern, rate: float, seconds: float | None) -> None:
+    """One day of so many seconds; without an end, days of a minute."""
+    while True:
+        await offices.run(pattern, rate, seconds or DAY_S)
+        if seconds:
+            return
 
 
 async def _beside(work: Coroutine[Any, Any, None], stop: asyncio.Event, tell: Callable[[], None]) -> None:

@@ -112,6 +112,8 @@ async def answers(address: str) -> None:
 
 
 async def made_secrets(codes: Sequence[str], data: Path) -> dict[str, str]:
+    if not data.is_dir():  # noqa: ASYNC240 - once, before anything runs
+        raise Cannot(f"There is no data directory {data}: give the gateway's --data, or --secrets.")
     environment = {**os.environ, "VESTNIK_DATA": os.path.abspath(data)}  # noqa: ASYNC240 - asks no disk
     return await secrets_of([BY_CODE[code] for code in codes], data, environment)
 

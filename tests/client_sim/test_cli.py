@@ -49,6 +49,7 @@ def started(running: Running, *words: str, **more: Any) -> "subprocess.Popen[str
         (["scenarios", "metro"], 2, "There is no scenario 'metro'"),
         (["scenarios", "family", "--set", "beat"], 2, "--set wants NAME=VALUE"),
         (["chaos", "--faults", "rain"], 2, "There is no fault 'rain'"),
+        (["run", "--pace", "nan"], 2, "`pace` must be from"),
         (["agencies", "--agencies", "kgb"], 2, "There is no sample agency 'kgb'"),
         (["phone", "--account", "a b"], 2, "--account must be 1 to 64"),
     ],
@@ -187,7 +188,7 @@ def test_agencies_publish_and_say_what_was_taken(running: Running, tmp_path: Pat
     with started(running, "agencies", *where, "--agencies", "fns", "--from", str(file), "--rate", "0") as run:
         _, said = run.communicate(timeout=60)
     assert "2 events accepted" in said
-    assert "Refused: 1 with 422." in said
+    assert "Refused: 1 with 422 (/data/title: " in said
 
 
 def test_a_phone_in_a_terminal(running: Running, tmp_path: Path):
