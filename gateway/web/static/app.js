@@ -391,11 +391,12 @@ function drawChoice(view) {
 
 // Events
 
+/** `fresh`: marked as unread, or null where nothing is marked. */
 function makeRow(offset, event, fresh) {
   const said = line(event);
   const when = event?.recordedtime ?? event?.time;
-  return h("li", { class: `row${fresh ? " unread" : ""}${said.urgent ? " urgent" : ""}`, "data-offset": offset },
-    h("span", { class: "mark" }, fresh && h("span", { class: "unseen" }, words.unread)),
+  return h("li", { class: `row${fresh === null ? " plain" : fresh ? " unread" : ""}${said.urgent ? " urgent" : ""}`, "data-offset": offset },
+    fresh !== null && h("span", { class: "mark" }, fresh && h("span", { class: "unseen" }, words.unread)),
     h("div", {}, h("h2", {}, said.label), h("p", {}, [said.agency, said.text].filter(Boolean).join(" · ")), pill(said)),
     when && h("time", { datetime: when }, moment(when)));
 }
@@ -466,7 +467,7 @@ function drawHistory() {
   if (!found) return;
   const list = view.querySelector(".list");
   view.querySelector(".said").textContent = found.failed ? words.historyNeeds : "";
-  const entries = found.rows.map(([offset, event]) => ({ key: `${found.feed} ${offset}`, sign: language, make: () => makeRow(offset, event, false) }));
+  const entries = found.rows.map(([offset, event]) => ({ key: `${found.feed} ${offset}`, sign: language, make: () => makeRow(offset, event, null) }));
   sync(list, entries.length || found.failed ? entries : [{ key: "empty", sign: language, make: () => h("li", { class: "empty" }, h("h2", {}, words.noHistory[0]), h("p", {}, words.noHistory[1])) }]);
   delete list.dataset.settled;
   view.lastChild.replaceChildren(...(found.next ? [button(words.more, () => void find(view.querySelector("form"), found.next), "plain")] : []));
