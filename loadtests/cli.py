@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import orjson
@@ -30,6 +31,7 @@ from loadtests.verdict import Verdict, judge
 
 BROKEN, WRONG_USE, CANNOT_START, INTERRUPTED = 1, 2, 3, 130
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+DISK_S = 0.1  # between two looks at the disk
 KNOWN_AFTER_S = 2.2  # contract, section 6: "a running gateway takes a new agency within 2 s"
 GATEWAY, OTHERS, FLAME = "gateway.jsonl", "used-by-others", "flame.svg"
 QUIET = 0.1  # of the machine
@@ -281,7 +283,7 @@ async def _watch(gateway: Gateway, scenario: Scenario, out: Path) -> None:
         await asyncio.sleep(0.05)
     started = _about(out)["started"]
     kills = sorted(fault.at for fault in scenario.faults if fault.name == "kill")
-    with (out / GATEWAY).open("wb", 0) as file:
+    with (out / GATEWAY).open("wb", 0) as file, _looking(gateway.directory / "disk", file):
         while True:
             if kills and time.time() - started >= kills[0]:
                 kills.pop(0)
@@ -295,3 +297,27 @@ async def _watch(gateway: Gateway, scenario: Scenario, out: Path) -> None:
                 used = {"cpu_s": round(cpu_s(gateway.pid), 2), "rss": rss_bytes(gateway.pid), "files": files}
                 file.write(orjson.dumps({"t": "gateway", "at": round(time.time(), 3), **used}) + b"\n")
             await asyncio.sleep(max(0.05, min(1.0, kills[0] + started - time.time()) if kills else 1.0))
+
+
+@contextlib.contextmanager
+def _looking(path: Path, journal: BinaryIO) -> Iterator[None]:
+    """Over the block a thread writes a page beside the gateway's data, ten times a second, and notes what the disk
+    takes for it: on a machine with other users it is what moves a p99 most."""
+    stop = threading.Event()
+
+    def look() -> None:
+        with path.open("wb", 0) as file:
+            while not stop.wait(DISK_S):
+                begun = time.perf_counter()
+                os.pwrite(file.fileno(), bytes(4096), 0)
+                os.fdatasync(file.fileno())
+                took = round(time.perf_counter() - begun, 5)
+                journal.write(orjson.dumps({"t": "disk", "at": round(time.time(), 3), "seconds": took}) + b"\n")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -92,7 +92,9 @@ def _word(verdict: Verdict) -> str:
 
 
 def _late(bound: Checked) -> str:
-    return "" if bound.late is None else f" (generator late: p99 {_number(bound.late)})"
+    told = [("generator late", bound.late), ("disk", bound.disk)]
+    said = "; ".join(f"{what}: p99 {_number(value)}" for what, value in told if value is not None)
+    return said and f" ({said})"
 
 
 def _unposted(verdict: Verdict) -> str:

@@ -137,7 +137,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`what` of `verdict.measures`; at most, at least, or at most `ratio` × the same in window `against` + `slack`."""
+    """`what` of `verdict.measures`; at most, at least, or at most `ratio` × the same in window `against` + `slack`; a
+    time may be so much more as the generator itself was later than then."""
 
     what: str
     most: float | None = None

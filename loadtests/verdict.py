@@ -24,13 +24,15 @@ COUNTS: Final = ("accepted", "refused", "unanswered", "unposted", "delivered", "
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A bound with what was found; None: nothing was measured, which breaks it. `late`, of a bound of time: the p99 of
-    the seconds by which the generator itself was late meanwhile, to everything that was due or had arrived."""
+    """A bound with what was found; None: nothing was measured, which breaks it. Of a bound of time: `late`, the p99 of
+    the seconds by which the generator itself was late meanwhile, to everything that was due or had arrived; `disk`, the
+    p99 of what another process waited for the same disk."""
 
     words: str
     found: float | None
     ok: bool
     late: float | None = None
+    disk: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Verdict:
             "ok": self.ok,
             "priorities": self.priorities,
             "bounds": [
-                {"bound": one.words, "found": one.found, "ok": one.ok, "generator_late_s": one.late}
+                {"bound": one.words, "found": one.found, "ok": one.ok}
+                | {"generator_late_s": one.late, "disk_s": one.disk}
                 for one in self.bounds
             ],
             "limit": None
@@ -104,9 +107,18 @@ class Measures:
     cores: dict[int, float] = field(default_factory=dict)
     samples: list[Record] = field(default_factory=list)  # of the gateway
     generator: dict[str, Histogram] = field(default_factory=lambda: defaultdict(Histogram))  # lateness, by window
+    disk: dict[str, Histogram] = field(default_factory=lambda: defaultdict(Histogram))
     _accepted: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))  # feed → offset → priority
     _tracks: dict[str, dict[str, _Feed]] = field(default_factory=lambda: defaultdict(dict))
     _away: set[str] = field(default_factory=set)
+
+    def gateway(self, lines: Iterable[Record]) -> None:
+        for line in lines:
+            if line["t"] == "gateway":
+                self.samples.append(line)
+            elif line["t"] == "disk":
+                for window in self._windows(line["at"]):
+                    self.disk[window].add(line["seconds"])
 
     def generators(self, lines: Iterable[Record]) -> None:
         for line in lines:
@@ -241,6 +253,8 @@ class Measures:
                 return self.answer.percentile(0.99)
             case "generator_late_p99_s":
                 return self.generator.get(window, Histogram()).percentile(0.99)
+            case "disk_p99_s":
+                return self.disk.get(window, Histogram()).percentile(0.99)
             case "sessions":
                 return self.sessions
             case "resyncs":
@@ -261,13 +275,20 @@ class Measures:
         quarter = len(values) // 4
         return (median(values[-quarter:]) - median(values[:quarter])) / unit if quarter else None
 
+    def _own(self, bound: Bound) -> float:
+        """By how much more the generator itself was late than in the window that a time is compared with: it reads and
+        posts on the same cores, and what it adds is nobody's fault."""
+        late, before = (self.find("generator_late_p99_s", window=one) for one in (bound.window, bound.against))
+        return max(0.0, (late or 0.0) - (before or 0.0)) if bound.what.endswith("_s") else 0.0
+
     def check(self, bound: Bound) -> Checked:
         found = self.find(bound.what, bound.priority, bound.window)
         most, against = bound.most, ""
         if bound.against:
-            before = self.find(bound.what, bound.priority, bound.against)
-            most = None if before is None else bound.ratio * before + bound.slack
-            against = f" ({bound.ratio:g} x {bound.against} + {bound.slack:g})"
+            before, own = self.find(bound.what, bound.priority, bound.against), self._own(bound)
+            most = None if before is None else bound.ratio * before + bound.slack + own
+            against = f" ({bound.ratio:g} x {bound.against} + {bound.slack:g}"
+            against += f" + {own:.2g} by which the generator was later)" if own else ")"
         words = " ".join(filter(None, (bound.what, bound.priority, bound.window and f"in {bound.window}")))
         ok = found is not None
         if bound.least is not None:
@@ -279,8 +300,10 @@ class Measures:
         elif bound.against:
             words += f" at most …{against}, and {bound.against} was not measured"
             ok = False
-        late = self.find("generator_late_p99_s", window=bound.window) if bound.what.endswith("_s") else None
-        return Checked(words, found, ok, late)
+        if not bound.what.endswith("_s"):
+            return Checked(words, found, ok)
+        late, disk = (self.find(what, window=bound.window) for what in ("generator_late_p99_s", "disk_p99_s"))
+        return Checked(words, found, ok, late, disk)
 
 
 def limit(
@@ -312,7 +335,7 @@ def judge(
 ) -> Verdict:
     """All journals of a run that began at `started` (Unix seconds). Each is read once."""
     measures = Measures(scenario, started)
-    measures.samples = [line for line in gateway if line["t"] == "gateway"]
+    measures.gateway(gateway)
     measures.generators(generator)
     ledger = reconcile(measures.agencies(agencies), measures.devices(devices), dump)
     measures.finish()

@@ -71,6 +71,8 @@ def test_a_scenario_to_its_verdict_and_back(tmp_path: Path) -> None:
     for row in ("WS,ack", "WS,reconnect and catch up", "GET,/v1/snapshot", 'POST,"POST high, batches"'):
         assert row in rows
 
+    assert '"t":"disk"' in (out / "gateway.jsonl").read_text()
+
     again = load("verdict", str(out))
     assert again.returncode in (0, 1), again.stderr  # without the store's dump
 

@@ -34,7 +34,7 @@ def test_each_promises_and_can_be_measured(name: str) -> None:
     assert {bound.what for bound in one.bounds} >= {"lost", "reordered"}
     for bound in one.bounds:
         Measures(one, 0.0).check(bound)  # a word that is none raises KeyError
-    assert one.busy <= 30 or name == "soak"
+    assert one.busy <= 60 or name == "soak"
     assert one.phones.top <= 2000
 
 

@@ -135,6 +135,21 @@ def test_a_window_against_another() -> None:
     assert judge(scenario, T0, agencies(kinds), device(kinds, range(1, 10))).ok
 
 
+def test_a_generator_that_is_later_is_allowed_for() -> None:
+    kinds = ["gov.code.sent"] * 9
+    lines = device(kinds, range(1, 10))
+    for line in lines:
+        if line["t"] == "event" and line["offset"] >= 5:
+            line["act"], line["at"] = 0.2, T0 + line["offset"] + 0.2
+    bound = Bound("late_p99_s", priority="urgent", window="flood", against="calm", ratio=1.5, slack=0.02)
+    scenario = replace(PLAIN, bounds=[bound])
+    for milliseconds, ok in ((20.0, False), (45.0, True)):
+        naps = [{"t": "generator", "at": T0 + n, "core": 0.5, "late": [milliseconds * (n > 5)]} for n in range(10)]
+        [found] = judge(scenario, T0, agencies(kinds), lines, generator=naps).bounds
+        assert found.ok is ok, found
+        assert "by which the generator was later" in found.words
+
+
 def test_a_gateway_that_grows() -> None:
     samples = [{"t": "gateway", "at": T0 + n, "rss": 1e8 + n * 1e6, "files": 50} for n in range(10)]
     bounds = [Bound("memory_growth_mb", most=3), Bound("files_growth", most=0)]
@@ -171,12 +186,14 @@ def test_a_bound_of_time_tells_how_late_the_generator_was() -> None:
     naps: list[Mapping[str, Any]] = [
         {"t": "generator", "at": T0 + n, "core": 0.5, "late": [80.0] if n >= 5 else [1.0]} for n in range(10)
     ]
-    verdict = judge(scenario, T0, agencies(kinds), device(kinds, range(1, 10)), generator=naps)
+    disk = [{"t": "disk", "at": T0 + n, "seconds": 0.002 if n >= 5 else 0.2} for n in range(10)]
+    verdict = judge(scenario, T0, agencies(kinds), device(kinds, range(1, 10)), generator=naps, gateway=disk)
     assert [bound.ok for bound in verdict.bounds] == [False, True]
     late, lost = verdict.bounds
     assert late.late == pytest.approx(0.08, rel=0.05)
     assert lost.late is None
-    assert "(generator late: p99 0.08)" in report.page(verdict, scenario, {})
+    assert (late.disk, lost.disk) == (pytest.approx(0.002, rel=0.05), None)
+    assert "(generator late: p99 0.08; disk: p99 0.002)" in report.page(verdict, scenario, {})
     calm = replace(scenario, bounds=[replace(bounds[0], window="calm")])
     verdict = judge(calm, T0, agencies(kinds), device(kinds, range(1, 10)), generator=naps)
     assert verdict.bounds[0].late == pytest.approx(0.001, rel=0.05)
