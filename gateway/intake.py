@@ -20,7 +20,7 @@ from gateway import events, strict, verify
 from gateway.batcher import Batcher
 from gateway.errors import Problem, StoreUnavailable
 from gateway.limits import Buckets
-from gateway.metrics import LATE_S, Counts, Sender
+from gateway.metrics import Counts, Sender
 from gateway.publisher import Publisher
 from gateway.rejects import Rejects
 from gateway.rfc3339 import format_time
@@ -150,13 +150,15 @@ class Intake:
         self, code: str, parsed: Sequence[events.Parsed | Problem], outcomes: list[Outcome], *, size: int, single: bool
     ) -> Response:
         results: list[dict[str, Any]] = []
-        left = iter(outcomes)
+        left, sender = iter(outcomes), self.sender(code)
         for index, item in enumerate(parsed):
             problem = item if isinstance(item, Problem) else None
             if not isinstance(item, Problem):
                 outcome = next(left)
                 if isinstance(outcome, Stored):
-                    self._accepted(code, item.draft, outcome)
+                    self.counts.events["duplicate" if outcome.duplicate else "stored"] += 1
+                    if not outcome.duplicate:
+                        sender.took(outcome.row.recorded, item.draft.time)
                     results.append(_accepted(item.id, outcome))
                 else:
                     problem = _rejected(item, outcome)
@@ -167,21 +169,9 @@ class Intake:
                 results.append(problem.document())
             if index % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
+        self.counts.agency_events[code], self.counts.agency_late[code] = sender.accepted, sender.late
         status = 202 if all(result["status"] == 202 for result in results) else 207
         return Response(orjson.dumps({"results": results}), status, media_type="application/json")
-
-    def _accepted(self, code: str, draft: Draft, stored: Stored) -> None:
-        if stored.duplicate:
-            self.counts.events["duplicate"] += 1
-            return
-        self.counts.events["stored"] += 1
-        self.counts.agency_events[code] += 1
-        sender = self.sender(code)
-        sender.accepted += 1
-        sender.last = stored.row.recorded
-        sender.delay.observe(stored.row.recorded - draft.time)
-        if stored.row.recorded - draft.time > LATE_S:
-            self.counts.agency_late[code] += 1
 
     def _refused(self, code: str, problem: Problem, size: int, *, signed: bool) -> None:
         """An event, or a whole request. `code` is what the address says: anybody's word until it was `signed`."""

@@ -169,17 +169,27 @@ def _copied(value: Any) -> Any:
 class Sender:
     """What was counted of one agency that is known."""
 
-    __slots__ = ("accepted", "delay", "last", "rejected")
+    __slots__ = ("accepted", "delay", "last", "late", "rejected")
 
     def __init__(self) -> None:
         self.accepted = 0  # new events
+        self.late = 0  # those of them that came over LATE_S after their time
         self.rejected: Counter[str] = Counter()  # events and whole requests, by the word of the problem
         self.last: float | None = None  # when the latest was recorded
         self.delay = Histogram()  # from the events' own `time` to their commit
 
+    def took(self, recorded: float, time: float) -> None:
+        """A new event of this `time` was recorded."""
+        self.accepted += 1
+        self.last = recorded
+        self.delay.observe(recorded - time)
+        if recorded - time > LATE_S:
+            self.late += 1
+
     def copy(self) -> "Sender":
         other = Sender()
-        other.accepted, other.rejected, other.last = self.accepted, self.rejected.copy(), self.last
+        other.accepted, other.late, other.last = self.accepted, self.late, self.last
+        other.rejected = self.rejected.copy()
         other.delay = self.delay.copy()
         return other
 
