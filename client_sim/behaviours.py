@@ -171,7 +171,7 @@ def _hostile(rng: Random, until: float) -> Iterator[Step]:
         yield Step(at, "attack", rng.choice(list(ATTACKS)))
 
 
-_OLD = frozenset({"welcome", "event", "live", "resync", "error", "pong"})
+_OLD = frozenset({"welcome", "event", "batch", "live", "resync", "error", "pong"})
 
 BEHAVIOURS: Final[Mapping[str, Behaviour]] = {
     behaviour.name: behaviour

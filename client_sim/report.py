@@ -335,7 +335,7 @@ header p,.foot,figcaption p,small{color:var(--faint)}
 header p{margin:0 0 18px}
 .badge{font-size:13px;font-weight:600;padding:3px 11px;border-radius:99px;color:#fff}
 .badge.ok{background:var(--ok)}.badge.bad{background:var(--bad)}.badge.odd{background:var(--odd)}
-.bad{color:var(--bad)}p.odd{color:var(--odd)}
+p.bad,td.bad{color:var(--bad)}p.odd{color:var(--odd)}
 .verdict{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:4px 18px;margin-bottom:16px}
 .tiles{display:grid;grid-template-columns:repeat(4,1fr);gap:10px;margin-bottom:16px}
 .tiles div{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:12px 16px;display:flex;

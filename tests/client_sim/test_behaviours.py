@@ -19,6 +19,11 @@ def test_every_behaviour_that_was_asked_for_is_there():
     assert all(one.says for one in BEHAVIOURS.values())
 
 
+def test_an_old_version_knows_all_that_carries_events():
+    for one in BEHAVIOURS.values():
+        assert one.known is None or one.known >= {"welcome", "event", "batch", "resync"}
+
+
 @pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=lambda one: one.name)
 def test_a_life_is_in_order_and_of_known_steps(behaviour):
     for seed in range(20):
