@@ -24,6 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
@@ -118,8 +119,9 @@ class Gateway:
             HTTPException: problems.on_http,
             Exception: problems.on_fault,
         }
-        bound = [Middleware(Bound, limit=self.settings.max_requests, retry_s=self.settings.busy_retry_s)]
-        app = Application(routes=routes, exception_handlers=handlers, middleware=bound, lifespan=self._lifespan)
+        app = Application(
+            routes=routes, exception_handlers=handlers, middleware=_around(self.settings), lifespan=self._lifespan
+        )
         # A redirect to the same address without its slash would be made of the Host header, which anybody can choose.
         app.router.redirect_slashes = False
         app.door = self.door
@@ -228,6 +230,21 @@ class Gateway:
     async def show_metrics(self, request: Request) -> Response:
         text = self.metrics.render() if self.siblings is None else await self.siblings.metrics()
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _around(settings: Settings) -> list[Middleware]:
+    bound = Middleware(Bound, limit=settings.max_requests, retry_s=settings.busy_retry_s)
+    if not settings.origins:
+        return [bound]
+    # Contract, 7.3. Outermost, so that a page elsewhere is shown what it is refused with, too.
+    elsewhere = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=("GET", "DELETE"),
+        allow_headers=("Authorization",),
+        expose_headers=("Retry-After",),
+    )
+    return [elsewhere, bound]
 
 
 class Application(Starlette):

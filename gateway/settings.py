@@ -205,8 +205,8 @@ class Settings(BaseSettings):
     )
     origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)] = Field(
         default=(),
-        description="Browser origins that may open a socket, comma separated, beside the gateway's own address: a page"
-        " of someone else cannot use a signed-in browser.",
+        description="Browser origins that may open a socket and ask over HTTP, comma separated, beside the gateway's"
+        " own address: a page of someone else cannot use a signed-in browser.",
     )
     oldest_agents: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_agents)] = Field(
         default=(),

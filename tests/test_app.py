@@ -75,6 +75,27 @@ async def test_metrics_may_be_hidden(tmp_path: Path) -> None:
 # Limits
 
 
+async def test_pages_of_the_named_origins_may_ask(tmp_path: Path) -> None:
+    async with running(tmp_path, origins=("https://lk.example.ru",)) as here:
+        transport = httpx.ASGITransport(here.gateway.asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+            asks = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+            named, other = {"origin": "https://lk.example.ru"}, {"origin": "https://example.org"}
+            answer = await http.options("/v1/snapshot", headers=asks | named)
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == "https://lk.example.ru"
+            assert "Authorization" in answer.headers["access-control-allow-headers"]
+            assert "access-control-allow-credentials" not in answer.headers
+            assert (await http.options("/v1/snapshot", headers=asks | other)).status_code == 400
+            answer = await http.get("/v1/snapshot", headers=named | here.bearer())
+            assert answer.headers["access-control-allow-origin"] == "https://lk.example.ru"
+            assert answer.headers["access-control-expose-headers"] == "Retry-After"
+            answer = await http.get("/v1/snapshot", headers=named)
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, named["origin"])
+            answer = await http.get("/v1/snapshot", headers=other | here.bearer())
+            assert "access-control-allow-origin" not in answer.headers
+
+
 async def test_requests_in_work_are_bounded(tmp_path: Path) -> None:
     """The next is refused without being read; operators are answered all the same."""
     async with running(tmp_path, max_requests=2, busy_retry_s=7) as here:
