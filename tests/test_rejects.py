@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway import rejects
+from gateway import opsfeeds, rejects
 from gateway.bus.memory import MemoryBus
 from gateway.errors import Problem
 from gateway.opsfeeds import REJECTED
@@ -92,6 +94,20 @@ def test_what_the_sender_chose_is_cut_and_can_be_written() -> None:
     assert data["errors"] == [{"pointer": "/" + "п" * 127, "detail": "?"}]
     assert data["detail"] == "Not well-formed JSON"
     json.dumps(data).encode()
+
+
+_anything = st.text(st.characters(codec=None, categories=None), max_size=600)
+
+
+@given(code=_anything, id=st.none() | _anything, type=st.none() | _anything, pointer=_anything)
+def test_whatever_was_sent_makes_a_good_event(code: str, id: str | None, type: str | None, pointer: str) -> None:
+    problem = Problem(422, "invalid", "t", errors=[{"pointer": pointer, "detail": pointer}] * 9)
+    problem.about = id, type
+    data = record("n", code, problem, 1, 0)
+    made = opsfeeds.draft(REJECTED, "gov.vestnik.rejected", data, id="x", now=1.0)
+    assert json.loads(made.event)["data"] == data
+    assert registry()["gov.vestnik.rejected"].faults(data) == []
+    assert len(made.event) < 20_000
 
 
 # The rates
