@@ -35,6 +35,9 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 )
+SERIOUS = """axe.run({resultTypes: ['violations']}).then(({violations}) =>
+  violations.filter(({impact}) => ['serious', 'critical'].includes(impact))
+    .map(({id, nodes}) => `${id} ${nodes.map(({html}) => html.slice(0, 120)).join(' | ')}`))"""
 START_S = 30.0
 PATIENCE_S = 20.0  # the machine may be busy with other tests
 
@@ -158,8 +161,7 @@ class Chromium:
             await page.call(f"{domain}.enable")
         await page.size(width, height)
         if features:
-            media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-            await page.call("Emulation.setEmulatedMedia", features=media)
+            await page.media(**features)
         await page.go(url)
         return page
 
@@ -201,6 +203,16 @@ class Page:
                     await asyncio.sleep(0.02)
         shown = await self.run("document.body.innerText")
         raise AssertionError(f"never true in {seconds} s: {script}\nfaults: {self.browser.faults}\npage:\n{shown}")
+
+    async def media(self, **features: str) -> None:
+        """As for `Chromium.open`."""
+        given = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        await self.call("Emulation.setEmulatedMedia", features=given)
+
+    async def serious(self) -> list[str]:
+        """What axe, which must run in the page already, finds hard or impossible to use for somebody."""
+        found: list[str] = await self.run(SERIOUS)
+        return found
 
     async def text(self, selector: str = "body") -> str:
         return str(await self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))

@@ -21,11 +21,12 @@ from client_sim.local import Gateway, secrets_of
 from client_sim.networks import NETWORKS
 from client_sim.proxy import Proxy
 from gateway.tokens import LocalKey
+from tests.browser.chromium import Chromium
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "gateway" / "web" / "client"
 CACHE = ROOT / ".cache" / "web"
-QUICK = {"backoff_s": "1", "drain_s": "1", "hellos": "1000", "saver_wait_s": "1", "log_level": "warning"}
+QUICK = {"backoff_s": "1", "drain_s": "1", "hellos": "1000", "saver_wait_s": "1", "ops_s": "1", "log_level": "warning"}
 
 _numbers = itertools.count(1)
 
@@ -99,6 +100,20 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             for code, secret in secrets.items():
                 made.publishers[code] = Publisher(gateway.address, code, secret, http)
             yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chromium]:
+    async with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chromium: Chromium) -> AsyncIterator[Chromium]:
+    """A profile that was never used; no page may have caused a fault in it."""
+    await chromium.fresh()
+    yield chromium
+    assert chromium.faults == []
 
 
 class Node:
