@@ -62,7 +62,7 @@ export function drawSearch(state, redraw) {
   if (offset !== null && event) make = () => way(event, found, back);
   else if (offset !== null) make = () => failed(words.unknownEvent(offset), button(words.back, back, "plain"));
   else if (found) make = () => whole(found, (number) => void look(state, redraw, id, number));
-  else if (status !== undefined) make = () => failed(words.unknown(id), button(words.find, () => parts.answer.parentElement.querySelector("input").focus(), "plain"));
+  else if (status !== undefined) make = () => failed(words.unknown(id), button(words.another, () => parts.answer.parentElement.querySelector("input").select(), "plain"));
   const known = parts.answer.firstElementChild?.dataset.sign;
   sync(parts.answer, [{ key: "answer", sign, make }]);
   if (known !== undefined && known !== sign) parts.answer.querySelector("h2, h1")?.focus();
@@ -103,7 +103,8 @@ function way({ offset, id, source, type, priority, erased, stages, devices }, fo
   let before = null;
   const items = stages.map(({ stage, time, done }) => {
     const at = time === null ? null : Date.parse(time);
-    const took = at !== null && before !== null ? h("span", { class: "took" }, `${at < before ? "−" : "+"}${duration(Math.abs(at - before) / 1000)}`) : null;
+    // Acks are stored a moment after they came, and an agency's clock is its own: what seems to go back says nothing.
+    const took = at !== null && before !== null && at >= before && h("span", { class: "took" }, `+${duration((at - before) / 1000)}`);
     before = at ?? before;
     const said = at !== null ? h("time", { datetime: time }, when(time, true)) : h("span", {}, done ? words.stageUnknown : words.stageWaits);
     return h("li", { class: done ? "done" : "open" }, h("h3", {}, words.stages[stage] ?? stage), h("p", {}, said, took));

@@ -9,7 +9,7 @@ export const TARGET = { seconds: 300, share: 0.95 };
 const SLOT_MS = 10_000;
 const SILENT_S = 15; // and at least three intervals of its own: then a node is said to be silent
 // Upper bounds as in gateway/metrics.py; a value lies between two of them.
-export const BOUNDS = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 600];
+export const BOUNDS = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600];
 
 const COUNTS = ["opened", "hellos", "accepted", "duplicates", "replayed", "acks", "sweeps", "sweep_behind", "relayed", "cpu"];
 const MAPS = ["closed", "handshake_rejects", "rejected", "delivered", "resyncs"];

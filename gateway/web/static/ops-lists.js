@@ -88,7 +88,8 @@ export function nodes() {
   const opened = rate(({ counts }) => counts.get("opened") ?? 0);
   const delivered = rate(({ counts }) => [...counts].reduce((all, [name, n]) => all + (name.startsWith("delivered.") ? n : 0), 0));
   const cpu = rate(({ counts }) => counts.get("cpu") ?? 0);
-  const lag = ({ sums }) => percentile(sums.times.get("loop_lag") ?? new Map(), 0.99);
+  const lag = ({ silent, sums }) => (silent ? null : percentile(sums.times.get("loop_lag") ?? new Map(), 0.99));
+  const files = ({ silent, data }) => (silent || !data.max_open_files ? null : data.open_files / data.max_open_files);
   parts = {
     table: new Table(words.nodes, [
       { key: "node", name: words.node, by: ({ name }) => name, cell: ({ name, data, up }) => ({
@@ -101,7 +102,7 @@ export function nodes() {
       { key: "lag", name: words.lag, number: true, by: lag, cell: (row) => duration(lag(row)) },
       { key: "cpu", name: words.cpu, number: true, by: cpu, cell: (row) => percent(cpu(row)) },
       gauge("memory", { cell: (row) => size(last("memory")(row)) }),
-      { key: "files", name: words.files, number: true, by: last("open_files"), cell: ({ data }) => (data.max_open_files ? percent(data.open_files / data.max_open_files) : number(data.open_files)) },
+      { key: "files", name: words.files, number: true, by: files, cell: (row) => percent(files(row)) },
     ], { sort: "state", down: true, kind: "cards-below dense" }),
     roles: new Table(words.workers, [
       { key: "role", name: words.role, cell: ({ name }) => ({ sign: name, make: () => h("span", {}, name, words.roles[name] && h("span", { class: "small" }, words.roles[name])) }) },

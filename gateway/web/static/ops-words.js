@@ -42,7 +42,7 @@ const RU = {
   failures: "Ошибок за период", disk: "Свободно на диске", gaps: "Обрывов", holes: "Пропусков", diskElsewhere: "хранилище не на этих дисках", ofSize: (free, size) => `${free} из ${size}`,
   ends: "Почему закрывались", endsNone: "За период никто не закрывался.", handshakes: "Отказы в подключении", resyncs: "Пересинхронизации", totals: "За период",
   codes: {
-    0: "без кода", 1000: "закрыло устройство", 1001: "устройство ушло", 1005: "без кода", 1006: "связь оборвалась", 1009: "слишком большое", 1011: "ошибка шлюза", 4400: "неверное сообщение", 4401: "токен закончился", 4403: "нет права", 4409: "новый сеанс того же устройства",
+    0: "без кода", 1000: "закрыло устройство", 1001: "устройство ушло", 1005: "без кода", 1006: "связь оборвалась", 1009: "слишком большое", 1011: "внутренняя ошибка", 4400: "неверное сообщение", 4401: "токен закончился", 4403: "нет права", 4409: "новый сеанс того же устройства",
     4410: "отозвано", 4426: "старая версия", 4503: "перегрузка", 4508: "слишком медленно", 4512: "узел уходит", 4529: "слишком часто",
   },
   // Agencies
@@ -63,7 +63,7 @@ const RU = {
   firingNow: "Активные", alertHistory: "История", noAlerts: ["Тревог ещё не было", "Правила проверяются всё время; сработавшее появится здесь и наверху обзора."], nothingFires: "Сейчас ничего не сработало.", since: "С", value: "Значение", bound: "Граница", rule: "Правило", subject: "О чём", severity: "Важность", critical: "критично", warning: "внимание", resolved: "закончилась", fires: "сработала", lasted: (text) => `длилась ${text}`,
   bounded: (value, bound) => `${value}, граница ${bound}`, moreAlerts: (n) => `Ещё тревог: ${n}`,
   // Account
-  accountTitle: "Путь одного события", accountText: "Каждый просмотр записывается в ленту ops:audit: кто смотрел, какой счёт и когда. Данные событий не показываются.", accountId: "Идентификатор счёта", find: "Найти", idWrong: "Идентификатор: от 1 до 64 знаков из A–Z, a–z, 0–9, точки, _ и -.", searching: "Ищем…",
+  accountTitle: "Путь одного события", accountText: "Каждый просмотр записывается в ленту ops:audit: кто смотрел, какой счёт и когда. Данные событий не показываются.", accountId: "Идентификатор счёта", find: "Найти", idWrong: "Идентификатор: от 1 до 64 знаков из A–Z, a–z, 0–9, точки, _ и -.", searching: "Ищем…", another: "Исправить идентификатор",
   unknown: (id) => [`Счёт ${id} неизвестен`, "У него нет ни событий, ни устройств. Проверьте идентификатор; большие и малые буквы различаются."], searchFailed: ["Не удалось найти", "Шлюз не ответил. Попробуйте ещё раз."],
   feedLine: (oldest, head) => (head ? `События с ${oldest} по ${head}` : "Событий нет"), devices: "Устройства", noDevices: "Устройств нет: события ждут первого входа.", events: "События", noEvents: "Событий нет.", connected: "на связи", notConnected: "не на связи", lastSeen: "Был на связи", created: "Подключено", position: "Позиция", feed: "Лента", epoch: "эпоха", upToDate: "всё получено", behindBy: (n) => `осталось ${n}`,
   offset: "№", type: "Тип", source: "Источник", recorded: "Записано", delivered: "Доставлено", seen: "Показано", erased: "удалено", open: "Путь", openOf: (n) => `Путь события ${n}`, back: "Ко всем событиям", way: (n) => `Путь события № ${n}`, whole: (text) => `Всего ${text}`, stageUnknown: "сделано, время не сохранилось", modes: { full: "все события сразу", saver: "экономия трафика" }, stageWaits: "ещё нет", unknownEvent: (n) => [`События ${n} нет`, "Его ещё не было, или срок хранения прошёл."],
@@ -112,7 +112,7 @@ const EN = {
   failures: "Failures in this period", disk: "Free on disk", gaps: "Gaps", holes: "Holes", diskElsewhere: "the store is not on these disks", ofSize: (free, size) => `${free} of ${size}`,
   ends: "Why sessions closed", endsNone: "No session closed in this period.", handshakes: "Refused connects", resyncs: "Resyncs", totals: "In this period",
   codes: {
-    0: "no code", 1000: "closed by the device", 1001: "the device went away", 1005: "no code", 1006: "connection lost", 1009: "too large", 1011: "fault of the gateway", 4400: "bad message", 4401: "token ended", 4403: "forbidden", 4409: "a newer session of the device",
+    0: "no code", 1000: "closed by the device", 1001: "the device went away", 1005: "no code", 1006: "connection lost", 1009: "too large", 1011: "internal error", 4400: "bad message", 4401: "token ended", 4403: "forbidden", 4409: "a newer session of the device",
     4410: "revoked", 4426: "old version", 4503: "overloaded", 4508: "too slow", 4512: "node going away", 4529: "too many messages",
   },
   agency: "Agency", lastEvent: "Last event", rate: "Per minute", acceptedCount: "Accepted", refusedCount: "Rejected", delay: "Delay 95 %", delayNote: "from the time of the event to its commit", state: "State", trend: "Trend",
@@ -128,7 +128,7 @@ const EN = {
   },
   firingNow: "Firing", alertHistory: "History", noAlerts: ["No alerts yet", "The rules are checked all the time; what fires appears here and on top of the overview."], nothingFires: "Nothing fires now.", since: "Since", value: "Value", bound: "Bound", rule: "Rule", subject: "About", severity: "Severity", critical: "critical", warning: "warning", resolved: "resolved", fires: "fired", lasted: (text) => `lasted ${text}`,
   bounded: (value, bound) => `${value}, bound ${bound}`, moreAlerts: (n) => `${n} more`,
-  accountTitle: "The way of one event", accountText: "Each look is recorded in the feed ops:audit: who looked, at which account, and when. The data of events are not shown.", accountId: "Id of the account", find: "Find", idWrong: "An id is 1 to 64 of A–Z, a–z, 0–9, dot, _ and -.", searching: "Searching…",
+  accountTitle: "The way of one event", accountText: "Each look is recorded in the feed ops:audit: who looked, at which account, and when. The data of events are not shown.", accountId: "Id of the account", find: "Find", idWrong: "An id is 1 to 64 of A–Z, a–z, 0–9, dot, _ and -.", searching: "Searching…", another: "Change the id",
   unknown: (id) => [`Account ${id} is unknown`, "It has neither events nor devices. Check the id; capital and small letters differ."], searchFailed: ["The search failed", "The gateway did not answer. Please try again."],
   feedLine: (oldest, head) => (head ? `Events ${oldest} to ${head}` : "No events"), devices: "Devices", noDevices: "No devices: events wait for the first sign-in.", events: "Events", noEvents: "No events.", connected: "connected", notConnected: "away", lastSeen: "Last seen", created: "Since", position: "Position", feed: "Feed", epoch: "epoch", upToDate: "has everything", behindBy: (n) => `${n} to come`,
   offset: "No.", type: "Type", source: "Source", recorded: "Committed", delivered: "Delivered", seen: "Seen", erased: "erased", open: "Way", openOf: (n) => `The way of event ${n}`, back: "All events", way: (n) => `The way of event ${n}`, whole: (text) => `${text} in all`, stageUnknown: "done, the time is not kept", modes: { full: "everything at once", saver: "traffic saving" }, stageWaits: "not yet", unknownEvent: (n) => [`There is no event ${n}`, "It has not come yet, or retention has removed it."],
