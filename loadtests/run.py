@@ -1,5 +1,6 @@
 """What all users of one Locust process share: the scenario, its clock, its journals, tokens and secrets, its faults."""
 
+import contextlib
 import os
 import secrets
 import time
@@ -108,6 +109,12 @@ class Run:
                 raise NoTokens(f"There are tokens for {self._made - 1} accounts, and more phones came.")
         self.accounts.append(name)
         return name
+
+    def strangers(self, count: int) -> None:
+        """People without a phone here, up to so many as there are tokens for."""
+        with contextlib.suppress(NoTokens):
+            for _ in range(count):
+                self.account()
 
     def following(self) -> list[str]:
         """The agency feeds of the phone that was made last."""

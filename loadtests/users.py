@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from random import Random
+from secrets import token_hex
 from typing import Any, ClassVar
 
 import gevent
@@ -33,6 +34,7 @@ LIFE_S = 60.0  # contract, section 3: the backoff is "reset after 60 s of life"
 POSTING_SHARE = 0.4  # of the quiet at the end: what is late may still be posted, the rest is for it to arrive
 TICK_S = 0.01  # of an agency
 LONG_S = 1e6
+STRANGERS = 1000  # people who get events when there are agencies and no phones
 
 
 class Vestnik(User):
@@ -248,7 +250,9 @@ class AgencyUser(Vestnik):
         self.number, AgencyUser._made = run.number(AgencyUser._made), AgencyUser._made + 1
         self.code, self.secret = run.secret(self.number)
         self.where = Where.of(self.host or "")
-        self.maker = Maker(self.code, f"{run.rng.getrandbits(48):012x}")
+        self.maker = Maker(self.code, token_hex(6))  # no id twice, whatever the seed and the runs before
+        if not run.accounts and not any(issubclass(kind, Phone) for kind in self.environment.user_classes):
+            run.strangers(STRANGERS)
         self.turn = self.number
         self.streams = Group()
 

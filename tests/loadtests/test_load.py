@@ -1,5 +1,6 @@
 """The whole way, for real: a gateway, Locust, journals, a verdict; and plain Locust with its options."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from loadtests.bench.processes import Gateway
+from loadtests.cli import KNOWN_AFTER_S, LOCUSTFILE
 
 BIN = Path(sys.executable).parent
 SMALL = """
@@ -119,3 +123,26 @@ def test_plain_locust_reads_the_file(words: list[str]) -> None:
     if "--list" in words:
         for user in ("SteadyPhone", "FlakyPhone", "SlowPhone", "AnxiousPhone", "AgencyUser"):
             assert user in ran.stdout
+
+
+async def test_plain_locust_beside_a_gateway(tmp_path: Path) -> None:
+    """Two at once with the same seed: their events are told apart, and agencies need no phones."""
+    async with Gateway() as gateway:
+        (secrets := tmp_path / "secrets").mkdir()
+        for code in ("one", "two"):
+            (secrets / code).write_text(await gateway.agency(code))
+        await asyncio.sleep(KNOWN_AFTER_S)
+        words = ["-f", str(LOCUSTFILE), "--headless", "--only-summary", "--host", f"http://127.0.0.1:{gateway.port}"]
+        words += ["--data", str(gateway.directory), "--secrets", str(secrets), "--users", "12", "-t", "4s"]
+        words += ["--spawn-rate", "12", "--post-rate", "60", "--notice-rate", "10"]
+        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+        both = [
+            await asyncio.create_subprocess_exec(BIN / "locust", *words, *more, **pipes)  # type: ignore[arg-type]
+            for more in ((), ("--tags", "agency"))
+        ]
+        everything, posts = [(await one.communicate())[0].decode() for one in both]
+        assert [one.returncode for one in both] == [0, 0], everything + posts
+    for row in ("WS       deliver from the act", "POST     POST high", "POST     POST normal"):
+        assert row in everything
+    assert "POST     POST urgent" in posts
+    assert "WS " not in posts
