@@ -160,8 +160,7 @@ class Gateway:
         self._spawn(always("deadlines", lambda: wire.expire_heads(self.deadlines, self.hub)), "deadlines")
         self._spawn(always("loop lag", self._loop_lag), "loop lag")
         self.rejects.start()
-        if self.settings.ops_s:
-            self._spawn(always("figures", self.figures.run), "figures")
+        self.figures.start()
         if self.settings.workers:
             # However many processes run them: what they do is claimed. So nobody has to remember to start them.
             made = roles.make([], self.settings, self.store, self.bus, self.counts)
@@ -189,6 +188,7 @@ class Gateway:
         """Sessions are gone: finish the commits under way, save what is not saved, close everything."""
         await self.intake.close()
         await self.rejects.close()
+        await self.figures.close()
         await self.publisher.close()
         self._workers.set()
         for task in self._tasks:

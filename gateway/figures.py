@@ -34,6 +34,7 @@ from gateway.session import Session
 from gateway.settings import Settings
 from gateway.store import sqlite_path
 from gateway.store.base import Lease, Store
+from gateway.waiting import always
 
 log = logs.get_logger("figures")
 
@@ -143,7 +144,7 @@ def fitting(data: dict[str, Any], limit: int = MAX_BYTES) -> dict[str, Any]:
 
 
 class Figures:
-    """Of one process. `run` until cancelled."""
+    """Of one process. Start it when the store is open, close it before publisher and store."""
 
     def __init__(
         self,
@@ -162,12 +163,24 @@ class Figures:
         self.disk = _folder(settings)
         self.missed = False  # the figures before these could not be stored
         self.before = self.read()
+        self._task: asyncio.Task[None] | None = None
 
     def read(self) -> Reading:
         senders = {code: sender.copy() for code, sender in self.senders.items()}
         return Reading(time.monotonic(), self.counts.copy(), senders, time.process_time())
 
-    async def run(self) -> None:
+    def start(self) -> None:
+        """From now on, every VESTNIK_OPS_S; never when that is 0."""
+        if self.settings.ops_s:
+            self._task = asyncio.create_task(always("figures", self._run), name="figures")
+
+    async def close(self) -> None:
+        """The last ones are stored and with the publisher, or could not be."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         """Ends with one more word when the process drains, so that nobody takes it for dead."""
         try:
             while True:
