@@ -208,7 +208,8 @@ class Demo:
         publish = f"{prefix}{_near(self.vestnik)} publish --agency gibdd --secret-file {_near(secret)}"
         say(f"\n[bold]Vestnik[/] listens on [bold]{self.address}[/] and keeps its data in {_near(self.data)}/")
         say("Ctrl-C ends everything.\n")
-        say(f"[bold]Open {self.address}/ in a browser[/] and choose anna: what is published shows there at once.\n")
+        say(f"[bold]Open {self.address}/ in a browser[/] and choose anna: what is published shows there at once.")
+        say(f"[bold]Open {self.address}/ops[/] to see the gateway as its operators do.\n")
         say(f"[bold]Send an event by hand[/] to {WATCHED}'s phone below, from another terminal in this directory:\n")
         _paste(self.console, f"echo {shlex.quote(json.dumps(event, ensure_ascii=False))} |\n  {publish}")
         say(f"\n[bold]Connect from a browser:[/] open {self.address}/health/live and paste this into its console:\n")

@@ -222,8 +222,8 @@ class Settings(BaseSettings):
 
     demo: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_accounts)] = Field(
         default=(),
-        description="Sample accounts, comma separated, that the account page offers to everybody who opens it. For"
-        " demonstrations: `make run` sets it. Refused beside `VESTNIK_JWKS`.",
+        description="Sample accounts, comma separated, that the account page offers to everybody who opens it, and"
+        " `/ops` a sample operator. For demonstrations: `make run` sets it. Refused beside `VESTNIK_JWKS`.",
     )
 
     # How many at once
