@@ -804,6 +804,30 @@ async def test_a_session_that_fails_at_its_time_does_not_stop_the_clock(bench: B
     assert two.kinds() == ["beat"]
 
 
+async def test_when_an_event_was_first_written_is_remembered(bench: Bench, clock: Clock) -> None:
+    await bench.connect("a", "d1")
+    await bench.publish(A)
+    entries = bench.hub.feeds[A].entries
+    assert entries is not None
+    first = clock.time()
+    assert entries[1].written == first
+    clock.now += 5
+    late = await bench.connect("a", "d2", resume={A: {"epoch": "e1", "offset": 0}})
+    assert offsets(late.read(), A) == [1]
+    assert entries[1].written == first, "the second write changes nothing"
+
+
+async def test_what_a_session_takes_from_the_tail_was_written_then(bench: Bench, clock: Clock) -> None:
+    phone = await bench.connect("a", mode="saver")
+    await bench.publish(A)
+    entries = bench.hub.feeds[A].entries
+    assert entries is not None
+    assert entries[1].written == 0
+    clock.now += 3
+    phone.say("mode", mode="full")
+    assert entries[1].written == clock.time()
+
+
 async def test_the_loops_do_their_work_in_their_own_time() -> None:
     """The one test here with the real clock."""
     bench = Bench(Clock(), save_s=0.01, sweep_s=0.05, beat_s=0.1)

@@ -9,8 +9,9 @@ from gateway.bus.memory import MemoryBus
 from gateway.errors import BusUnavailable, StoreUnavailable
 from gateway.metrics import Counts
 from gateway.publisher import Publisher, as_message
+from gateway.store.base import Range
 from gateway.store.memory import MemoryStore
-from tests.workers.test_relay import NOW, Ear, append, bus, ear, store
+from tests.workers.test_relay import NOW, Ear, append, bus, draft, ear, store
 
 __all__ = ["bus", "ear", "store"]  # fixtures
 
@@ -118,3 +119,15 @@ async def test_after_close_everything_is_the_relays(store: MemoryStore, bus: Mem
     publisher.put(await append(store, 0, 2))
     assert ear.messages == []
     assert await left(store) == [1, 2]
+
+
+async def test_what_is_told_is_on_disk_and_published_once(store: MemoryStore, bus: MemoryBus, ear: Ear) -> None:
+    publisher = Publisher(store, bus)
+    drafts = [draft(n) for n in range(3)]
+    await publisher.tell(drafts, NOW)
+    await publisher.tell(drafts, NOW)
+    (page,) = await store.read([Range("account:a", 0)])
+    assert page.head == 3
+    await publisher.close()
+    assert [message.offset for message in ear.messages] == [1, 2, 3]
+    assert await left(store) == []
