@@ -425,7 +425,7 @@ async def _serve(settings: Settings, sock: socket.socket, member: Member | None)
     proxies = Proxies(settings.proxies) if settings.proxies else None
     config = uvicorn.Config(
         gateway.asgi,
-        http=wire.edge(gateway.deadlines, sock.getsockname()[:2], proxies),
+        http=wire.Entrance(gateway.deadlines, sock.getsockname()[:2], proxies),  # type: ignore[arg-type]
         ws="none",
         loop="none",
         lifespan="off",

@@ -51,6 +51,9 @@ class Link(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Send a close frame, throw away what still comes, end when the peer answers or the deadline passes."""
 
+    def peer(self) -> str | None:
+        """The address at the other end, while there is one."""
+
 
 @dataclass(slots=True)
 class Gate:
@@ -139,7 +142,7 @@ class Session:
         self.number = gate.numbers
         self.gate, self.hub, self.codec, self.link, self.out = gate, gate.hub, codec, link, out
         self.deflate = deflate  # the peer reads compressed messages
-        self.client = client  # its address, for the log
+        self.client = client  # its address as a proxy told it, for the log
         self.account = self.device = ""
         self.agent: str | None = None  # the program, as the hello names it
         self.entered = 0.0  # its place in the roster's order, 0.0 while it has none
@@ -653,7 +656,8 @@ class Session:
             self.hub.opening -= 1
         if 4400 <= code < 4500 or code in (4508, 4529):
             who = logs.who(self.account) if self.account else None
-            log.info("session_closed", who=who, session=self.id, client=self.client, code=code, reason=reason)
+            client = self.client or self.link.peer()
+            log.info("session_closed", who=who, session=self.id, client=client, code=code, reason=reason)
 
 
 def _beginning(start: Start, epoch: str) -> dict[str, Any]:

@@ -19,13 +19,12 @@ import urllib.parse
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, MutableMapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httptools
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -47,7 +46,151 @@ log = get_logger("wire")
 HANDOFF = "vestnik.handoff"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+_NO_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+    b"Content-Length: 31\r\n\r\nInvalid HTTP request received.\n"
+)
+_HEAD_KEPT = 65_536  # bytes of a first request head that we keep; a longer one is uvicorn's to refuse
 _PONGS_KEPT = 65_536  # bytes of outgoing buffer above which pings are not answered: who reads nothing gets no more
+
+
+class Entrance:
+    """Where the connections of one server begin: uvicorn's protocol factory, and what they all share.
+
+    Nearly all of them become sockets. So a connection is a `Connection` from its first byte, and becomes uvicorn's only
+    when it asks for something else: a storm of reconnects does not pay for what an HTTP connection needs.
+    """
+
+    config: Config
+    server_state: ServerState
+    app_state: dict[str, Any]
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, deadlines: Deadlines, address: tuple[str, int] | None = None, proxies: Proxies | None = None):
+        self.deadlines = deadlines
+        self.address = address  # that the server listens on
+        self.proxies = proxies
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Connection:
+        self.config, self.server_state, self.app_state = config, server_state, app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        return Connection(self)
+
+    def upgrade(self, connection: Connection, request: Upgrade, rest: bytes) -> None:
+        """Begin the handshake that was asked for; `rest` came behind the request in the same read."""
+        try:
+            url = httptools.parse_url(request.url)
+            raw_path = url.path or b"/"
+            path = urllib.parse.unquote(raw_path.decode("ascii"))
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            connection.transport.write(_NO_REQUEST)
+            connection.transport.close()
+            return
+        handshake = connection.receiver = Handshake(connection, rest)
+        config = self.config
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
+            "http_version": request.version,
+            "scheme": "ws",  # TLS ends at the proxy
+            "server": self.address,
+            "client": None,  # of no use to anybody here; whoever wants to log it asks the transport
+            "root_path": config.root_path,
+            "path": config.root_path + path,
+            "raw_path": raw_path,
+            "query_string": url.query or b"",
+            "headers": request.headers,
+            "subprotocols": _offered(request.headers),
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}, HANDOFF: handshake},
+        }
+        if self.proxies is not None and (peer := connection.peer()) is not None:
+            scope["client"] = self.proxies.client(peer, request.headers), 0
+        handshake.begin(config.loaded_app, scope, request.method, self.server_state)
+
+
+class Upgrade(NamedTuple):
+    """A request that asks for a WebSocket."""
+
+    url: bytes
+    headers: list[tuple[bytes, bytes]]  # names in lower case
+    method: str
+    version: str
+
+
+class Doorstep:
+    """Reads the first request of a connection: a WebSocket's goes to the handshake, any other to uvicorn as it came."""
+
+    __slots__ = ("connection", "data", "entrance", "headers", "parser", "plain", "requests", "upgrade", "url")
+
+    def __init__(self, entrance: Entrance, connection: Connection):
+        self.entrance, self.connection = entrance, connection
+        self.parser = httptools.HttpRequestParser(self)
+        self.data = b""
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.upgrade = b""
+        self.requests = 0
+        self.plain = False  # a whole head was read, and it was no upgrade's
+
+    def early(self, data: bytes) -> None:
+        self.data = self.data + data if self.data else data
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.requests == 1 and self.upgrade == b"websocket":
+                return self._socket(data[upgrade.args[0] :])
+            self.plain = True
+        except httptools.HttpParserError:
+            self.plain = True  # uvicorn says what is wrong
+        if self.plain or self.requests > 1 or len(self.data) > _HEAD_KEPT:
+            self._http()
+        return None
+
+    def _socket(self, rest: bytes) -> None:
+        entrance, connection, parser = self.entrance, self.connection, self.parser
+        entrance.deadlines.done(connection.transport)
+        method, version = parser.get_method().decode("ascii"), parser.get_http_version()
+        self.parser = None  # type: ignore[assignment]  # it holds us
+        entrance.upgrade(connection, Upgrade(self.url, self.headers, method, version), rest)
+
+    def _http(self) -> None:
+        entrance, connection = self.entrance, self.connection
+        transport = connection.transport
+        connection.receiver = self.parser = None  # type: ignore[assignment]
+        connection.connections.discard(connection)
+        edge = Edge(entrance)
+        transport.set_protocol(edge)
+        edge.connection_made(transport)
+        edge.data_received(self.data)
+
+    def lost(self, code: int) -> None:
+        """The peer went before it had asked for anything."""
+        self.entrance.deadlines.done(self.connection.transport)
+        self.parser = None  # type: ignore[assignment]
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        self.requests += 1
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"upgrade":
+            self.upgrade = value.lower()
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.plain = not self.parser.should_upgrade()
 
 
 class Edge(HttpToolsProtocol):
@@ -56,60 +199,30 @@ class Edge(HttpToolsProtocol):
     uvicorn has no deadline for a connection that sends nothing or half a head; such a socket would stay for ever.
     """
 
-    # Set by `edge()` on the class that it makes for one server:
-    deadlines: Deadlines
-    address: tuple[str, int] | None  # that the server listens on
-    proxies: Proxies | None = None
-    _upgrade: bool | None = None
-    pattern: dict[str, Any] | None = None  # what uvicorn's __init__ makes, the same for all connections but for three
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ):
-        # uvicorn looks up two loggers and the address of the socket for each connection: a tenth of a connect's CPU.
-        if self.pattern is None:
-            super().__init__(config, server_state, app_state, _loop)
-            type(self).pattern = {name: value for name, value in self.__dict__.items() if name != "parser"}
-            return
-        self.__dict__.update(self.pattern)
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.pipeline = deque()
-        self.loop = _loop or asyncio.get_running_loop()
+    def __init__(self, entrance: Entrance):
+        super().__init__(entrance.config, entrance.server_state, entrance.app_state, entrance.loop)
+        self.entrance = entrance
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.connections.add(self)
-        self.transport = transport
-        self.flow = FlowControl(transport)
-        self.server = self.address
-        peer = transport.get_extra_info("peername")
-        self.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        super().connection_made(transport)
         self.scheme = "http"  # TLS ends at the proxy
-        self.deadlines.begin(self)
 
     def _should_upgrade(self) -> bool:
-        """Asked three times for one request."""
-        if self._upgrade is None:
-            self._upgrade = self._get_upgrade() == b"websocket"
-        return self._upgrade
+        return self._get_upgrade() == b"websocket"
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.deadlines.done(self)
+        self.entrance.deadlines.done(self.transport)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._upgrade = None
-        self.deadlines.begin(self)
+        self.entrance.deadlines.begin(self.transport)
 
     def on_headers_complete(self) -> None:
-        self.deadlines.done(self)
-        if self.proxies is not None and self.client is not None:
-            self.scope["client"] = self.proxies.client(self.client[0], self.headers), 0
+        self.entrance.deadlines.done(self.transport)
+        proxies = self.entrance.proxies
+        if proxies is not None and self.client is not None:
+            self.scope["client"] = proxies.client(self.client[0], self.headers), 0
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -125,42 +238,18 @@ class Edge(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def upgrade(self, rest: bytes) -> None:
-        """Put a `Connection` in our place; `rest` came behind the request in the same read."""
-        try:
-            url = httptools.parse_url(self.url)
-            raw_path = url.path or b"/"
-            path = urllib.parse.unquote(raw_path.decode("ascii"))
-        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-            return self.send_400_response("Invalid HTTP request received.")
+        """A later request of this connection asks for a WebSocket: put a `Connection` in our place."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()  # sent behind a request whose answer is still on its way
-            return None
+            return
         self.connections.discard(self)
-        connection = Connection(self.server_state, self.transport)
-        self.transport.set_protocol(connection)
-        handshake = Handshake(connection, rest)
-        connection.receiver = handshake
-        scope: dict[str, Any] = {
-            "type": "websocket",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
-            "http_version": self.scope["http_version"],
-            "scheme": "wss" if self.scheme == "https" else "ws",
-            "server": self.server,
-            "client": self.scope["client"],
-            "root_path": self.root_path,
-            "path": self.root_path + path,
-            "raw_path": raw_path,
-            "query_string": url.query or b"",
-            "headers": self.headers,
-            "subprotocols": _offered(self.headers),
-            "state": self.app_state.copy(),
-            "extensions": {"websocket.http.response": {}, HANDOFF: handshake},
-        }
-        handshake.begin(self.app, scope, self.scope["method"], self.server_state)
+        connection = Connection(self.entrance)
+        connection.take_over(self.transport)
+        request = Upgrade(self.url, self.headers, self.scope["method"], self.scope["http_version"])
         # The request is over; what uvicorn kept of it must not stay with the connection.
         self.parser = None  # type: ignore[assignment]
         self.flow = None  # type: ignore[assignment]
-        return None
+        self.entrance.upgrade(connection, request, rest)
 
 
 def _offered(headers: list[tuple[bytes, bytes]]) -> list[str]:
@@ -173,51 +262,64 @@ class Deadlines:
 
     def __init__(self, seconds: float):
         self.seconds = seconds
-        self._begun: dict[Edge, float] = {}
+        self._begun: dict[asyncio.Transport, float] = {}
 
-    def begin(self, edge: Edge) -> None:
-        self._begun.pop(edge, None)
-        self._begun[edge] = edge.loop.time()
+    def begin(self, transport: asyncio.Transport) -> None:
+        self._begun.pop(transport, None)
+        self._begun[transport] = time.monotonic()
 
-    def done(self, edge: Edge) -> None:
-        self._begun.pop(edge, None)
+    def done(self, transport: asyncio.Transport) -> None:
+        self._begun.pop(transport, None)
 
     def expire(self, now: float) -> int:
-        """Drop the connections that took too long; how many there were. `now` is the loop's time."""
+        """Drop the connections that took too long; how many there were. `now` is monotonic."""
         late = []
-        for edge, begun in self._begun.items():
+        for transport, begun in self._begun.items():
             if now - begun < self.seconds:
                 break
-            late.append(edge)
-        for edge in late:
-            del self._begun[edge]
-            edge.transport.abort()
+            late.append(transport)
+        for transport in late:
+            del self._begun[transport]
+            transport.abort()
         return len(late)
 
 
-def edge(deadlines: Deadlines, address: tuple[str, int] | None = None, proxies: Proxies | None = None) -> type[Edge]:
-    """The HTTP protocol class for one server, which listens on `address` behind `proxies`."""
-    return type("Edge", (Edge,), {"deadlines": deadlines, "address": address, "proxies": proxies})
-
-
 class Connection(asyncio.Protocol):
-    """A socket after its request: bytes in both directions, framing, and the close handshake of RFC 6455.
+    """A socket: bytes in both directions, framing, and the close handshake of RFC 6455.
 
-    `receiver` is a Handshake, then a Session, then nothing (after a close was sent: read on and discard).
+    `receiver` is a Doorstep, then a Handshake, then a Session, then nothing (after a close was sent: read on and
+    discard).
     """
 
-    __slots__ = ("closing", "parser", "receiver", "server_state", "transport")
+    __slots__ = ("closing", "connections", "parser", "receiver", "transport")
 
-    def __init__(self, server_state: ServerState, transport: asyncio.Transport):
-        self.server_state = server_state
-        self.transport = transport
-        self.receiver: Handshake | Session | None = None
+    def __init__(self, entrance: Entrance):
+        self.connections: set[Any] = entrance.server_state.connections
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until `connection_made`
+        self.receiver: Doorstep | Handshake | Session | None = Doorstep(entrance, self)
         self.parser: frames.Parser | None = None
         self.closing: asyncio.TimerHandle | None = None
-        server_state.connections.add(self)  # type: ignore[arg-type]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self.connections.add(self)
+        assert isinstance(self.receiver, Doorstep)
+        self.receiver.entrance.deadlines.begin(transport)
+
+    def take_over(self, transport: asyncio.Transport) -> None:
+        """Go on with a connection that began as HTTP; what comes next is given by `Entrance.upgrade`."""
+        self.transport = transport
+        self.connections.add(self)
+        self.receiver = None
+        transport.set_protocol(self)
+
+    def peer(self) -> str | None:
+        """The address at the other end, while there is one."""
+        found = self.transport.get_extra_info("peername")
+        return found[0] if isinstance(found, tuple) else None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.server_state.connections.discard(self)
+        self.connections.discard(self)
         if self.closing is not None:
             self.closing.cancel()
         if self.receiver is not None:
@@ -226,12 +328,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         receiver = self.receiver
-        if self.parser is None and type(receiver) is Session:
-            message = frames.single(data)
+        if type(receiver) is Session:
+            message = frames.single(data) if self.parser is None else None
             if message is not None and message[0] < frames.CLOSE:
                 receiver.received(*message)
                 return
-        elif type(receiver) is Handshake:
+        elif isinstance(receiver, Doorstep | Handshake):
             receiver.early(data)
             return
         self._parse(data)
@@ -491,6 +593,10 @@ class Carrier:
             deadline_s = session.gate.settings.close_deadline_s
             self._deadline = asyncio.get_running_loop().call_later(deadline_s, self._cancel)
 
+    def peer(self) -> str | None:
+        """The address at the other end, as the server below says it."""
+        return self.websocket.client.host if self.websocket.client else None
+
     def _cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -624,7 +730,6 @@ def busy(detail: str, retry_after_s: int) -> Problem:
 
 async def expire_heads(deadlines: Deadlines, hub: Hub) -> None:
     """Close what did not send its request head in time, for ever."""
-    loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(min(1.0, deadlines.seconds / 4))
-        hub.counts.rejects["deadline"] += deadlines.expire(loop.time())
+        hub.counts.rejects["deadline"] += deadlines.expire(time.monotonic())

@@ -170,6 +170,9 @@ class Phone:
     def close(self, code: int, reason: str) -> None:
         self.closed = code, reason
 
+    def peer(self) -> str | None:
+        return "192.0.2.1"
+
     def _frames(self, data: bytes) -> list[tuple[int, bytes]]:
         found, pos = [], 0
         for opcode, payload in frames.split(data):

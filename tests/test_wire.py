@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gc
 import hashlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from gateway import wire
 from gateway.protocol import frames
 from gateway.protocol.codec import JSON
 from gateway.session import Session
-from gateway.wire import Carrier, Connection, Deadlines, Edge, Handshake
+from gateway.wire import Carrier, Connection, Deadlines, Doorstep, Edge, Handshake
 from tests.kit import Bench, Clock, offsets, token, use_clock
 
 A = "account:a"
@@ -162,10 +163,10 @@ class Server:
         )
         self.config = uvicorn.Config(self.app, ws="none", log_config=None, server_header=False, date_header=False)
         self.config.load()
-        self.edge = wire.edge(self.deadlines)
+        self.entrance = wire.Entrance(self.deadlines)
 
     def connect(self) -> Transport:
-        protocol = self.edge(self.config, self.state, {}, asyncio.get_running_loop())
+        protocol = self.entrance(self.config, self.state, {}, asyncio.get_running_loop())
         transport = Transport(protocol)
         protocol.connection_made(transport)
         return transport
@@ -355,6 +356,50 @@ async def test_an_upgrade_behind_one_that_is(server: Server) -> None:
     assert head_of(transport.take())[0] == 101
 
 
+PAGE = b"GET /page HTTP/1.1\r\nHost: gateway\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 3, 40])
+async def test_a_request_that_comes_in_pieces(server: Server, step: int) -> None:
+    server.answers.set()
+    for sent, status in ((request("Origin: https://lk.example.ru"), 101), (PAGE, 200), (b"?" * 50, 400)):
+        transport = server.connect()
+        for start in range(0, len(sent), step):
+            if not transport.lost:
+                transport.receive(sent[start : start + step])
+        await server.bench.settle()
+        assert head_of(transport.take())[0] == status
+
+
+async def test_two_requests_in_one_read(server: Server) -> None:
+    server.answers.set()
+    transport = server.connect()
+    transport.receive(PAGE + PAGE)
+    await server.bench.settle()
+    assert transport.take().count(b"HTTP/1.1 200 ") == 2
+    transport = server.connect()
+    transport.receive(PAGE + request())
+    assert transport.aborted, "an upgrade does not stand behind a request whose answer is on its way"
+
+
+async def test_a_first_request_with_a_body(server: Server) -> None:
+    transport = server.connect()
+    transport.receive(b"POST /page HTTP/1.1\r\nHost: gateway\r\nContent-Length: 4\r\n\r\nab")
+    transport.receive(b"cd")
+    await server.bench.settle()
+    assert head_of(transport.take())[0] == 405
+
+
+async def test_a_first_head_that_is_too_long_to_keep(server: Server) -> None:
+    server.answers.set()
+    transport = server.connect()
+    transport.receive(PAGE[:-2] + b"X: " + b"x" * 70_000)
+    assert type(transport.protocol) is Edge
+    transport.receive(b"\r\n\r\n")
+    await server.bench.settle()
+    assert head_of(transport.take())[0] == 200
+
+
 async def test_another_upgrade_is_an_ordinary_request(server: Server) -> None:
     server.answers.set()
     transport = server.connect()
@@ -388,18 +433,17 @@ async def test_too_much_before_the_answer(server: Server) -> None:
 
 
 async def test_heads_that_do_not_come_in_time(server: Server) -> None:
-    loop = asyncio.get_running_loop()
     silent, half, whole = server.connect(), server.connect(), server.connect()
     half.receive(b"GET /page HTTP/1.1\r\nHost: ga")
     whole.receive(b"GET /page HTTP/1.1\r\nHost: gateway\r\n\r\n")
-    assert server.deadlines.expire(loop.time() + 9) == 0
-    assert server.deadlines.expire(loop.time() + 11) == 2
+    assert server.deadlines.expire(time.monotonic() + 9) == 0
+    assert server.deadlines.expire(time.monotonic() + 11) == 2
     assert [silent.aborted, half.aborted, whole.aborted] == [True, True, False]
     server.answers.set()
     await server.bench.settle()
     assert whole.take().endswith(b"here")
     whole.receive(b"GET /page HT")
-    assert server.deadlines.expire(loop.time() + 11) == 1, "the next request of a connection has its own time"
+    assert server.deadlines.expire(time.monotonic() + 11) == 1, "the next request of a connection has its own time"
     assert not server.deadlines._begun
 
 
@@ -596,19 +640,20 @@ async def test_nothing_of_a_connection_stays_and_nothing_of_http_while_it_lives(
     await server.bench.settle()
     server.bench.hub._wheel.clear()
     gc.collect()
-    before = sorted(alive(Edge, Handshake, Connection, Session))
+    before = sorted(alive(Doorstep, Edge, Handshake, Connection, Session))
     gc.disable()
     try:
         transport = await server.session("a", feeds=["agency:fns"])
         await server.bench.publish(A)
         transport.receive(said("ack", feed=A, offset=1))
-        assert sorted(alive(Edge, Handshake, Connection, Session)) == sorted([*before, "Connection", "Session"])
+        kinds = (Doorstep, Edge, Handshake, Connection, Session)
+        assert sorted(alive(*kinds)) == sorted([*before, "Connection", "Session"])
         transport.receive(framed(frames.CLOSE, b""))
         del transport
         await server.bench.settle()
         await server.bench.hub._flush()
         server.bench.hub._wheel.clear()
-        assert sorted(alive(Edge, Handshake, Connection, Session)) == before
+        assert sorted(alive(Doorstep, Edge, Handshake, Connection, Session)) == before
     finally:
         gc.enable()
     assert not server.state.connections
@@ -654,6 +699,8 @@ async def test_nothing_stays_however_it_ends(server: Server, end: str) -> None:
 
 class Far:
     """The ASGI server's side of a socket, as `Carrier` uses it."""
+
+    client = None
 
     def __init__(self) -> None:
         self.sent: list[Any] = []

@@ -205,7 +205,8 @@ def _check(value: Any, depth: int) -> None:
         if len(value) > MAX_MEMBERS:
             raise _bad("too many members")
         for member in value.values() if kind is dict else value:
-            _check(member, depth + 1)
+            if type(member) is not str:
+                _check(member, depth + 1)
     else:
         raise _bad("bytes and extension types are not plain values")
 

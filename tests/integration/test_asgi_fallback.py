@@ -165,7 +165,7 @@ async def _server(way: str, settings: Settings, sock: socket.socket) -> tuple[Qu
         return Quiet(uvicorn.Config(create_app(settings), ws=way, lifespan="on", **common)), None
     gateway = Gateway(settings)
     await gateway.start()
-    http = wire.edge(gateway.deadlines, sock.getsockname()[:2])
+    http = wire.Entrance(gateway.deadlines, sock.getsockname()[:2])
     return Quiet(uvicorn.Config(gateway.asgi, http=http, ws="none", lifespan="off", **common)), gateway
 
 
