@@ -521,7 +521,13 @@ async def test_every_view_is_accessible(browser: Chromium, world: World, modules
         found += [f"{scheme} {view}: {fault}" for fault in await page.serious()]
         wide = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{view} is wider than the screen by {wide}"
+        assert await page.run(SPILT) == [], view
     assert found == []
+
+
+SPILT = """[...document.querySelectorAll('main input, main select, main button')].filter(e => e.checkVisibility())
+  .filter(e => e.getBoundingClientRect().right > e.parentElement.getBoundingClientRect().right + 1)
+  .map(e => e.outerHTML.slice(0, 80))"""
 
 
 async def test_every_page_state_is_accessible(browser: Chromium, world: World, modules: Path):

@@ -89,7 +89,7 @@ const EN = {
   notices: "Agency notices", nobody: "none chosen", noticesText: "What a chosen agency publishes comes here, among your own events.",
   followed: (name) => `You follow the notices of: ${name}.`, unfollowed: (name) => `No more notices of: ${name}.`, tooMany: "No more agencies can be chosen.",
   unread: "Unread", readAll: "Mark all as read", newOnes: (n) => `New: ${n}`, erased: "Erased", allRead: "All read",
-  whose: "Feed", mine: "My own events", type: "What", status: "Status", from: "From", to: "To", any: "Any", anyStatus: "Any", apply: "Show", reset: "Reset", more: "Show more", csv: "Download CSV",
+  whose: "Feed", mine: "My events", type: "What", status: "Status", from: "From", to: "To", any: "Any", anyStatus: "Any", apply: "Show", reset: "Reset", more: "Show more", csv: "Download CSV",
   historyNeeds: "The history is kept by the gateway, and there is no connection to it. Try again when it is back.",
   thisDevice: "this device", connected: "connected", lastSeen: "Last seen", since: "Since", end: "End session", endOf: (name) => `End session: ${name}`,
   endAll: "End all sessions", endAllText: "Every device, this one too, will have to sign in again.", ended: "The session was ended.", browser: "Browser",
