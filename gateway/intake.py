@@ -28,6 +28,9 @@ from gateway.settings import Settings
 from gateway.store.base import Agency, Conflict, Draft, Original, Outcome, Receipt, Stale, Store, Stored
 
 BODY_DEADLINE_S = 30.0  # a request that comes slower is dropped: it holds up to 1 MiB
+READING_BYTES = (
+    64 << 20
+)  # of bodies that are still coming, whose signature nobody could check yet; more drops the slowest
 WAITING_BYTES = 64 << 20  # of bodies whose events wait for a commit: memory while the disk is slow; more is 503
 INLINE_BYTES = 65_536  # a longer body is read on a thread: a full batch takes 40 ms, one made to hurt over a second
 MAX_RECEIPTS = 100  # ids of one request: bounds one trip to the store
@@ -54,6 +57,7 @@ class Intake:
         )
         self.quotas = Buckets(settings.agency_rate, settings.agency_burst)
         self.waiting_bytes = 0
+        self.bodies = Bodies()
         self.senders: dict[str, Sender] = {}  # by agency, from its first request on
         self._readers = asyncio.Semaphore(READERS)
         self._reading: dict[str, asyncio.Lock] = {}  # by agency: who sends what takes long waits for itself
@@ -82,7 +86,7 @@ class Intake:
     async def post_events(self, request: Request) -> Response:
         code, size, signed = request.path_params["code"], declared(request), False
         try:
-            body = await read_body(request)
+            body = await self.bodies.read(request)
             begun, size = time.perf_counter(), len(body)
             agency, original = self._signed(request, body)
             signed = True
@@ -192,7 +196,7 @@ class Intake:
 
     async def post_receipts(self, request: Request) -> Response:
         """What became of the agency's personal events: for the account as a whole, nothing about devices."""
-        body = await read_body(request)
+        body = await self.bodies.read(request)
         agency, _ = self._signed(request, body)
         ids = receipt_ids(body)
         source = events.source_of(agency.code)
@@ -201,25 +205,45 @@ class Intake:
         return Response(orjson.dumps({"results": found}), media_type="application/json")
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body, at most 1 MiB of it, in time. Raises Problem 413 or 408."""
-    limit = events.MAX_BODY_BYTES
-    too_large = Problem(413, "too-large", "Request too large", f"A request has at most {limit} bytes.")
-    if declared(request) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        detail = f"The body did not come within {BODY_DEADLINE_S:g} s."
-        raise Problem(408, "timeout", "Too slow", detail, headers={"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise Problem(400, "malformed", "Incomplete request", "The connection ended before the body did.") from None
-    return bytes(body)
+class Bodies:
+    """Reads the bodies of requests, and bounds what all of them hold while anybody may have sent them."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._sizes: dict[asyncio.Timeout, int] = {}  # in the order in which they began
+
+    async def read(self, request: Request) -> bytes:
+        """The whole body, at most 1 MiB of it, in time; and when more than READING_BYTES are on their way, the one that
+        has been coming longest goes: a true sender's is there in a moment. Raises Problem 413 or 408."""
+        limit = events.MAX_BODY_BYTES
+        too_large = Problem(413, "too-large", "Request too large", f"A request has at most {limit} bytes.")
+        if declared(request) > limit:
+            raise too_large
+        body = bytearray()
+        timeout = asyncio.timeout(BODY_DEADLINE_S)
+        try:
+            async with timeout:
+                async for part in request.stream():
+                    body += part
+                    if len(body) > limit:
+                        raise too_large
+                    self._hold(timeout, len(part))
+        except TimeoutError:
+            detail = f"The body did not come within {BODY_DEADLINE_S:g} s, or others needed the room."
+            raise Problem(408, "timeout", "Too slow", detail, headers={"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise Problem(400, "malformed", "Incomplete request", "The connection ended before the body did.") from None
+        finally:
+            self.bytes -= self._sizes.pop(timeout, 0)
+        return bytes(body)
+
+    def _hold(self, timeout: asyncio.Timeout, size: int) -> None:
+        self._sizes[timeout] = self._sizes.get(timeout, 0) + size
+        self.bytes += size
+        if self.bytes > READING_BYTES:
+            slowest = next(iter(self._sizes))
+            if not slowest.expired():
+                slowest.reschedule(0.0)
 
 
 def declared(request: Request) -> int:

@@ -497,6 +497,32 @@ async def test_a_slow_body(here: Running, monkeypatch: pytest.MonkeyPatch) -> No
     problem(await here.client.post("/v1/agencies/fns/receipts", content=body()), 408, "timeout")
 
 
+async def test_bodies_on_their_way_are_bounded(here: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has been coming for longest makes room."""
+    monkeypatch.setattr(intake, "READING_BYTES", 1000)
+    bodies = here.gateway.intake.bodies
+    goes_on = asyncio.Event()
+
+    async def body(size: int) -> AsyncIterator[bytes]:
+        yield b"{" * size
+        await goes_on.wait()
+
+    def sent(size: int) -> asyncio.Task[Any]:
+        headers = {"content-type": SINGLE}
+        return asyncio.create_task(here.client.post("/v1/agencies/fns/events", content=body(size), headers=headers))
+
+    slow, second = sent(600), sent(300)
+    await until(lambda: bodies.bytes == 900)
+    third = sent(200)
+    problem(await slow, 408, "timeout")
+    assert bodies.bytes == 500
+    assert (await here.post(notice())).status_code == 202
+    goes_on.set()
+    for other in (second, third):
+        problem(await other, 401, "unsigned")
+    assert (bodies.bytes, bodies._sizes) == (0, {})
+
+
 async def test_the_sender_hangs_up_in_the_middle(here: Running) -> None:
     """Nobody hears the answer; nothing is stored and nothing breaks."""
     messages = [
