@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import orjson
@@ -88,7 +87,7 @@ class Gateway:
         self.siblings: Siblings | None = None  # with several processes on this port
         self._tasks: list[asyncio.Task[None]] = []
         self._workers = asyncio.Event()
-        self._alone: int | None = None  # a descriptor: no other gateway on this store
+        self._alone: Callable[[], Awaitable[None]] | None = None  # ends that no other gateway runs on this store
         self.asgi = self._application()
 
     def _application(self) -> Starlette:
@@ -148,7 +147,7 @@ class Gateway:
 
     async def _start(self) -> None:
         if not self.hub.roster.shared:
-            self._alone = hold_alone(self.settings.store, self.settings.data)
+            self._alone = await hold_alone(self.settings.store, self.settings.data)
         await self.store.open()
         await self.keys.load()
         await self.bus.open(self.control)
@@ -199,7 +198,7 @@ class Gateway:
         await self.bus.close()
         await self.store.close()
         if self._alone is not None:
-            os.close(self._alone)
+            await self._alone()
             self._alone = None
 
     async def _loop_lag(self) -> None:

@@ -1,5 +1,7 @@
 """The store: `base` says what it promises, `memory` shows it, `sqlite` and `postgresql` keep it."""
 
+import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateway.errors import ConfigError
@@ -36,22 +38,31 @@ def sqlite_path(url: str, data_dir: Path) -> Path:
     return Path(path) if path else data_dir / "vestnik.db"
 
 
-def hold_alone(url: str, data_dir: Path) -> int | None:
-    """From now until the returned descriptor is closed, or the process is gone however it ends, no other gateway holds
-    this file. None for a store that is no file. Raises ConfigError, one sentence, when another has it.
+async def hold_alone(url: str, data_dir: Path) -> Callable[[], Awaitable[None]] | None:
+    """From now until what is returned is called, or the process is gone however it ends, no other gateway holds this
+    store. None for one in memory. Raises ConfigError, one sentence, when another has it, and StoreUnavailable.
 
-    For a gateway whose bus reaches one process only: a second one on the same file would deliver late, and each would
+    For a gateway whose bus reaches one process only: a second one on the same store would deliver late, and each would
     take the devices of the other for absent."""
+    if url.startswith("postgresql://"):
+        from gateway.store import postgresql
+
+        return await postgresql.hold(postgresql.parse(url))
     if not url.startswith("sqlite:///"):
         return None
     from gateway.store.sqlite.database import hold
 
     path = sqlite_path(url, data_dir)
     try:
-        return hold(path.with_name(f"{path.name}.gateway"), shared=False)
+        held = hold(path.with_name(f"{path.name}.gateway"), shared=False)
     except BlockingIOError:
         raise ConfigError(
             f"VESTNIK_BUS must reach all gateways on {path} (redis://…), and another runs on it already."
         ) from None
     except OSError:
         return None  # a place where nothing can be written: opening the store says why
+
+    async def let_go() -> None:
+        os.close(held)
+
+    return let_go

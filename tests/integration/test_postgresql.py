@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import ConfigError, EpochChanged, StoreUnavailable
+from gateway.store import hold_alone
 from gateway.store.base import Conflict, CursorSave, Filter, Join, Outcome, Presence, Range, Row, Stored
 from gateway.store.postgresql import PostgresqlStore, database, schema
 from gateway.store.postgresql.address import parse
@@ -595,6 +596,18 @@ async def test_nobody_opens_a_store_while_it_is_held_alone(url: str) -> None:
             await PostgresqlStore(url).open()
     finally:
         await database.end(alone)
+
+
+async def test_one_gateway_alone_on_a_database(url: str, tmp_path: Path) -> None:
+    """With a bus that reaches nobody else. However the first ends, the next may run."""
+    let_go = await hold_alone(url, tmp_path)
+    assert let_go is not None
+    with pytest.raises(ConfigError, match=r"^VESTNIK_BUS must reach all gateways on .* already\.$"):
+        await hold_alone(url, tmp_path)
+    await let_go()
+    again = await hold_alone(url, tmp_path)
+    assert again is not None
+    await again()
 
 
 # What never works is one sentence, without the password

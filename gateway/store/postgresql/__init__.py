@@ -44,9 +44,9 @@ from gateway.store.base import (
 )
 from gateway.store.postgresql import control, devices, log, presence, upkeep
 from gateway.store.postgresql.address import parse
-from gateway.store.postgresql.database import Connection, Database, renew_epoch
+from gateway.store.postgresql.database import Connection, Database, hold, renew_epoch
 
-__all__ = ["PostgresqlStore", "renew"]
+__all__ = ["PostgresqlStore", "hold", "parse", "renew"]
 
 READY_S: Final = 2.0
 RETAIN_CHUNK: Final = 500  # events deleted while an append to their feeds waits: some milliseconds

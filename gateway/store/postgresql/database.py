@@ -19,6 +19,7 @@ the work begins again (`Again`)."""
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import asyncpg
@@ -50,6 +51,7 @@ BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0)  # between attempts to connect; the las
 # Advisory locks of the database.
 OPEN: Final = 0x56534E4B_0001  # shared by every connection of ours; a migration or a new epoch holds it alone
 SETTLING: Final = 0x56534E4B_0002  # whoever makes or changes the schema, or settles the epoch
+GATEWAY: Final = 0x56534E4B_0003  # a gateway whose bus reaches nobody else
 SWEEPING: Final = 0x56534E4B_0003  # whoever overwrites what was erased
 
 # The statements of a store look up rows by key. Without these a plan made while a table was small, or by statistics
@@ -242,6 +244,21 @@ async def alone(address: Address) -> AsyncIterator[Connection]:
             yield conn
         finally:
             await end(conn)
+
+
+async def hold(address: Address) -> Callable[[], Awaitable[None]]:
+    """Be the only gateway here until what is returned is called, or the connection ends. Raises ConfigError when there
+    is another."""
+    async with _telling(address):
+        conn = await plain(address)
+        try:
+            if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", GATEWAY):
+                where = f"{address.name} (redis://…)"
+                raise ConfigError(f"VESTNIK_BUS must reach all gateways on {where}, and another runs on it already.")
+        except BaseException:
+            conn.terminate()
+            raise
+    return partial(end, conn)
 
 
 async def renew_epoch(address: Address) -> str:
