@@ -111,8 +111,10 @@ class Database:
         self._closed = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CALL_S)
-        for task in list(self._tasks):
+        late = list(self._tasks)
+        for task in late:
             task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)  # what they had is free again, or gone
         while self._free:
             await end(self._free.pop())
 
