@@ -21,8 +21,8 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from gateway.errors import ConfigError
 from gateway.events import is_agency
-from gateway.metrics import LATE_S, PRIORITIES
-from workers.window import KEEP_S, Window, quantile, within
+from gateway.metrics import PRIORITIES
+from workers.window import KEEP_S, Window, quantile
 
 Severity = Literal["critical", "warning"]
 
@@ -93,15 +93,15 @@ class Rule:
 
 
 def _latency(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    for priority, buckets in window.sums(now, rule.window_s).to_socket.items():
-        if buckets.total() >= rule.least:
+    for priority, buckets in window.buckets("to_socket", now, rule.window_s).items():
+        if sum(buckets.values()) >= rule.least:
             yield Reading(priority, quantile(buckets, 0.99), priority)
 
 
 def _acks(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    sums = window.sums(now, rule.window_s)
-    if sums.delivered >= rule.least:
-        yield Reading("", 100 * sums.acks / sums.delivered)
+    delivered = window.count("delivered", now, rule.window_s)
+    if delivered >= rule.least:
+        yield Reading("", 100 * window.count("acks", now, rule.window_s) / delivered)
 
 
 def _behind(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
@@ -111,31 +111,34 @@ def _behind(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
 
 
 def _append(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    buckets = window.sums(now, rule.window_s).append
-    if buckets.total() >= rule.least:
-        yield Reading("", quantile(buckets, 0.99))
+    for buckets in window.buckets("append", now, rule.window_s).values():
+        if sum(buckets.values()) >= rule.least:
+            yield Reading("", quantile(buckets, 0.99))
 
 
 def _relay(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    yield Reading("", window.sums(now, rule.window_s).relayed / rule.window_s)
+    yield Reading("", window.count("relayed", now, rule.window_s) / rule.window_s)
 
 
 def _sweep(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    yield Reading("", window.sums(now, rule.window_s).sweep_behind / rule.window_s)
+    yield Reading("", window.count("sweep_behind", now, rule.window_s) / rule.window_s)
 
 
 def _rejects(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    for code, sums in window.sums(now, rule.window_s).agencies.items():
-        total = sums.accepted + sums.rejected.total()
-        for reason, count in sums.rejected.items():
-            if count >= rule.least:
-                yield Reading(f"agency {code} {reason}", 100 * count / total, code)
+    refused = window.counts("refused", now, rule.window_s)
+    sent = window.counts("accepted", now, rule.window_s)
+    for both, count in refused.items():
+        code = both.partition(" ")[0]
+        sent[code] = sent.get(code, 0) + count
+    for both, count in refused.items():
+        code = both.partition(" ")[0]
+        if count >= rule.least:
+            yield Reading(f"agency {both}", 100 * count / sent[code], code)
 
 
 def _strangers(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    sums = window.sums(now, rule.window_s)
-    known = sum(one.rejected.total() for one in sums.agencies.values())
-    yield Reading("", max(0, sums.rejected.total() - known) / rule.window_s)
+    known = sum(window.counts("refused", now, rule.window_s).values())
+    yield Reading("", max(0.0, window.count("rejected", now, rule.window_s) - known) / rule.window_s)
 
 
 def _silence(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
@@ -151,9 +154,10 @@ def _silence(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
 
 
 def _late(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    for code, sums in window.sums(now, rule.window_s).agencies.items():
-        if (total := sums.delay.total()) >= rule.least:
-            yield Reading(f"agency {code}", 100 * within(sums.delay, LATE_S) / total, code)
+    in_time = window.counts("in time", now, rule.window_s)
+    for code, timed in window.counts("timed", now, rule.window_s).items():
+        if timed >= rule.least:
+            yield Reading(f"agency {code}", 100 * in_time.get(code, 0) / timed, code)
 
 
 def _bus(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
@@ -162,12 +166,12 @@ def _bus(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
 
 
 def _store(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    for node, seconds in window.sums(now, rule.window_s).store_away.items():
+    for node, seconds in window.counts("store_away", now, rule.window_s).items():
         yield Reading(f"node {node}", seconds)
 
 
 def _store_failures(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    for node, failures in window.sums(now, rule.window_s).store_failures.items():
+    for node, failures in window.counts("store_failures", now, rule.window_s).items():
         yield Reading(f"node {node}", failures)
 
 
@@ -183,8 +187,8 @@ def _node(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
 
 
 def _loop(window: Window, rule: Rule, now: float) -> Iterator[Reading]:
-    for node, buckets in window.sums(now, rule.window_s).loop_lag.items():
-        if buckets.total() >= rule.least:
+    for node, buckets in window.buckets("loop_lag", now, rule.window_s).items():
+        if sum(buckets.values()) >= rule.least:
             yield Reading(f"node {node}", quantile(buckets, 0.99))
 
 

@@ -5,14 +5,15 @@ is kept is bounded: sums of `SLOT_S` for `KEEP_S`, the last word of each node, a
 Times are Unix seconds, durations seconds.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from gateway.metrics import LATENCY_S, SHORT_S
+from gateway.metrics import LATE_S, LATENCY_S, SHORT_S
 from gateway.rfc3339 import parse_time
 
 SLOT_S: Final = 15
@@ -27,16 +28,20 @@ FEWEST: Final = 10
 
 _BOUNDS: Final = sorted({*LATENCY_S, *SHORT_S})
 
-Buckets = Counter[float]
-"""Upper bound in seconds (inf: none) -> how many."""
+_NONE: Final = float("inf")
+
+Rows = Sequence[tuple[float | None, int]]
+"""A histogram as it travels: upper bound in seconds (None: none), and how many; buckets without any are left out."""
+Buckets = dict[float, int]
+"""The same added up; _NONE stands for None."""
 
 
 @dataclass(frozen=True, slots=True)
 class OfAgency:
     accepted: int
     rejected: Mapping[str, int]  # by reason
-    last: float | None  # its last accepted event
-    delay: Buckets  # from the event's own time to its commit
+    last: str | None  # time of its last accepted event
+    delay: Rows  # from the events' own time to their commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,10 @@ class Figures:
     behind: int
     delivered: int
     acks: int
-    rejected: Mapping[str, int]
-    to_socket: Mapping[str, Buckets]  # by priority
-    append: Buckets
-    loop_lag: Buckets
+    rejected: int
+    to_socket: Mapping[str, Rows]  # by priority
+    append: Rows
+    loop_lag: Rows
     sweep_behind: int
     relayed: int
     store_away: float  # seconds in which it could store nothing, told once the store was back
@@ -68,146 +73,138 @@ class Figures:
     agencies: Mapping[str, OfAgency]
 
 
-def read(event: bytes, time: float) -> Figures | None:
-    """The figures of an event recorded at `time`; None for what cannot be read, such as those of another version."""
+def read(event: bytes, time: float) -> Figures:
+    """The figures of an event recorded at `time`. Raises ValueError for what is none, such as another version's."""
     try:
         data = orjson.loads(event)["data"]
-        store, bus = data["store"], data["bus"]
+        store = data["store"]
         return Figures(
-            node=data["node"],
+            node=str(data["node"]),
             time=time,
             started=parse_time(data["started"]),
             seconds=float(data["seconds"]),
-            draining=data["draining"],
-            sessions=data["sessions"],
-            behind=data["behind"],
+            draining=bool(data["draining"]),
+            sessions=int(data["sessions"]),
+            behind=int(data["behind"]),
             delivered=sum(data["delivered"].values()),
-            acks=data["acks"],
-            rejected=data["rejected"],
-            to_socket={priority: _buckets(rows) for priority, rows in data["to_socket"].items()},
-            append=_buckets(data["append"]),
-            loop_lag=_buckets(data["loop_lag"]),
-            sweep_behind=data["sweep_behind"],
-            relayed=data["relayed"],
+            acks=int(data["acks"]),
+            rejected=sum(data["rejected"].values()),
+            to_socket={priority: _rows(rows) for priority, rows in data["to_socket"].items()},
+            append=_rows(data["append"]),
+            loop_lag=_rows(data["loop_lag"]),
+            sweep_behind=int(data["sweep_behind"]),
+            relayed=int(data["relayed"]),
             # What could not be stored is part of the next figures: they are not "ready", and cover all that time.
             store_away=0.0 if store["ready"] else float(data["seconds"]),
-            store_failures=store["failures"],
-            disk_free=store["disk_free"],
-            disk_size=store["disk_size"],
-            bus_healthy=bus["healthy"],
-            open_files=data["open_files"],
-            max_open_files=data["max_open_files"],
+            store_failures=int(store["failures"]),
+            disk_free=_size(store["disk_free"]),
+            disk_size=_size(store["disk_size"]),
+            bus_healthy=bool(data["bus"]["healthy"]),
+            open_files=int(data["open_files"]),
+            max_open_files=int(data["max_open_files"]),
             agencies={code: _agency(one) for code, one in data["agencies"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no figures: {error}") from None
 
 
 def _agency(data: Mapping[str, Any]) -> OfAgency:
     last = data["last"]
-    return OfAgency(
-        data["accepted"], data["rejected"], None if last is None else parse_time(last), _buckets(data["delay"])
-    )
+    refused = {reason: int(count) for reason, count in data["rejected"].items()}
+    return OfAgency(int(data["accepted"]), refused, None if last is None else str(last), _rows(data["delay"]))
 
 
-def _buckets(rows: Sequence[tuple[float | None, int]]) -> Buckets:
-    return Counter({float("inf") if bound is None else float(bound): int(count) for bound, count in rows})
+def _size(number: Any) -> int | None:
+    return None if number is None else int(number)
+
+
+def _rows(rows: Rows) -> Rows:
+    """Raises TypeError or ValueError unless they are pairs of numbers."""
+    for bound, count in rows:
+        if not (isinstance(count, int) and (bound is None or isinstance(bound, int | float))):
+            raise ValueError("no buckets")
+    return rows
 
 
 def quantile(buckets: Buckets, share: float) -> float:
     """So many of all are at most this late, as Prometheus reckons it: evenly spread within a bucket, and the highest
     bound for what is over it. 0 when there are none."""
-    wanted = share * buckets.total()
-    below = 0
+    wanted = share * sum(buckets.values())
+    below = 0.0
     for bound in sorted(buckets):
         count = buckets[bound]
         if count and below + count >= wanted:
             lower = _lower(bound)
-            return lower if bound == float("inf") else lower + (bound - lower) * (wanted - below) / count
+            return lower if bound == _NONE else lower + (bound - lower) * (wanted - below) / count
         below += count
     return 0.0
 
 
-def within(buckets: Buckets, limit: float) -> float:
+def within(rows: Rows, limit: float) -> float:
     """How many took no longer than `limit`; a bucket that lies across it counts in part."""
     found = 0.0
-    for bound, count in buckets.items():
-        lower = _lower(bound)
-        if bound <= limit:
+    for bound, count in rows:
+        if bound is not None and bound <= limit:
             found += count
-        elif lower < limit and bound != float("inf"):
+        elif bound is not None and (lower := _lower(bound)) < limit:
             found += count * (limit - lower) / (bound - lower)
     return found
 
 
 def _lower(bound: float) -> float:
-    return max((one for one in _BOUNDS if one < bound), default=0.0)
+    place = bisect_left(_BOUNDS, bound)
+    return _BOUNDS[place - 1] if place else 0.0
 
 
-@dataclass(slots=True)
-class AgencySums:
-    accepted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    delay: Buckets = field(default_factory=Counter)
+class Slot:
+    """What all nodes told in SLOT_S: counts and histograms, each by a key: the node, the agency, or nothing ("")."""
 
+    __slots__ = ("buckets", "counts")
 
-@dataclass(slots=True)
-class Sums:
-    """Counts of all nodes over some time."""
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, float]] = {}
+        self.buckets: dict[str, dict[str, Buckets]] = {}
 
-    delivered: int = 0
-    acks: int = 0
-    sweep_behind: int = 0
-    relayed: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    append: Buckets = field(default_factory=Counter)
-    to_socket: dict[str, Buckets] = field(default_factory=dict)
-    loop_lag: dict[str, Buckets] = field(default_factory=dict)  # by node
-    store_failures: Counter[str] = field(default_factory=Counter)  # by node
-    store_away: dict[str, float] = field(default_factory=dict)  # by node: the longest time
-    agencies: dict[str, AgencySums] = field(default_factory=dict)
+    def count(self, what: str, key: str, number: float) -> None:
+        if number:
+            counts = self.counts.setdefault(what, {})
+            counts[key] = counts.get(key, 0) + number
+
+    def observe(self, what: str, key: str, rows: Rows) -> None:
+        if rows:
+            _add(self.buckets.setdefault(what, {}).setdefault(key, {}), rows)
 
     def add(self, told: Figures) -> None:
-        self.delivered += told.delivered
-        self.acks += told.acks
-        self.sweep_behind += told.sweep_behind
-        self.relayed += told.relayed
-        self.rejected.update(told.rejected)
-        self.append.update(told.append)
-        for priority, buckets in told.to_socket.items():
-            self.to_socket.setdefault(priority, Counter()).update(buckets)
-        self.loop_lag.setdefault(told.node, Counter()).update(told.loop_lag)
-        self.store_failures[told.node] += told.store_failures
-        self._away(told.node, told.store_away)
+        for what, number in (
+            ("delivered", told.delivered),
+            ("acks", told.acks),
+            ("rejected", told.rejected),
+            ("sweep_behind", told.sweep_behind),
+            ("relayed", told.relayed),
+        ):
+            self.count(what, "", number)
+        self.count("store_failures", told.node, told.store_failures)
+        self.count("store_away", told.node, told.store_away)
+        self.observe("append", "", told.append)
+        self.observe("loop_lag", told.node, told.loop_lag)
+        for priority, rows in told.to_socket.items():
+            self.observe("to_socket", priority, rows)
         for code, one in told.agencies.items():
-            if one.accepted or one.rejected:
-                self._agency(code, one.accepted, one.rejected, one.delay)
+            self._agency(code, one)
 
-    def merge(self, other: "Sums") -> None:
-        self.delivered += other.delivered
-        self.acks += other.acks
-        self.sweep_behind += other.sweep_behind
-        self.relayed += other.relayed
-        self.rejected.update(other.rejected)
-        self.append.update(other.append)
-        for priority, buckets in other.to_socket.items():
-            self.to_socket.setdefault(priority, Counter()).update(buckets)
-        for node, buckets in other.loop_lag.items():
-            self.loop_lag.setdefault(node, Counter()).update(buckets)
-        self.store_failures.update(other.store_failures)
-        for node, seconds in other.store_away.items():
-            self._away(node, seconds)
-        for code, one in other.agencies.items():
-            self._agency(code, one.accepted, one.rejected, one.delay)
+    def _agency(self, code: str, one: OfAgency) -> None:
+        self.count("accepted", code, one.accepted)
+        for reason, number in one.rejected.items():
+            self.count("refused", f"{code} {reason}", number)
+        if one.delay:
+            self.count("timed", code, sum(count for _, count in one.delay))
+            self.count("in time", code, within(one.delay, LATE_S))
 
-    def _away(self, node: str, seconds: float) -> None:
-        self.store_away[node] = max(seconds, self.store_away.get(node, 0.0))
 
-    def _agency(self, code: str, accepted: int, rejected: Mapping[str, int], delay: Buckets) -> None:
-        sums = self.agencies.setdefault(code, AgencySums())
-        sums.accepted += accepted
-        sums.rejected.update(rejected)
-        sums.delay.update(delay)
+def _add(buckets: Buckets, rows: Rows) -> None:
+    for bound, count in rows:
+        key = _NONE if bound is None else bound
+        buckets[key] = buckets.get(key, 0) + count
 
 
 @dataclass(slots=True)
@@ -249,18 +246,25 @@ class Window:
         self.nodes: dict[str, Figures] = {}  # the last word of each
         self.habits: dict[str, Habit] = {}  # of agencies
         self.begun: float | None = None  # from when on we know
-        self._slots: dict[int, Sums] = {}
+        self._slots: dict[int, Slot] = {}
 
-    def add(self, told: Figures) -> None:
+    def add(self, told: Figures, now: float) -> None:
+        """What is older than any rule looks tells only what is usual. Raises ValueError for a time that is none."""
         self.begun = told.time if self.begun is None else min(self.begun, told.time)
         self.nodes[told.node] = told
-        self._slots.setdefault(int(told.time // SLOT_S), Sums()).add(told)
         for code, one in told.agencies.items():
-            habit = self.habits.setdefault(code, Habit())
-            if one.accepted:
-                habit.heard(told.time if one.last is None else one.last, one.accepted)
-            elif one.last is not None and (habit.last is None or habit.last < one.last):
-                habit.last = one.last
+            self._habit(code, one, told.time)
+        if now - told.time <= KEEP_S:
+            self._slots.setdefault(int(told.time // SLOT_S), Slot()).add(told)
+
+    def _habit(self, code: str, one: OfAgency, time: float) -> None:
+        habit = self.habits.get(code)
+        if habit is None:
+            habit = self.habits[code] = Habit()
+        if one.accepted:
+            habit.heard(time if one.last is None else parse_time(one.last), one.accepted)
+        elif habit.last is None and one.last is not None:
+            habit.last = parse_time(one.last)
 
     def expect(self, code: str, pause_s: float) -> None:
         """An earlier watch found this agency's silence too long from `pause_s` on: that holds until it is heard."""
@@ -274,13 +278,31 @@ class Window:
         for node in [node for node, told in self.nodes.items() if now - told.time > FORGET_S]:
             del self.nodes[node]
 
-    def sums(self, now: float, seconds: float) -> Sums:
-        """All that was told in the last `seconds`, to a slot."""
-        first, found = int((now - seconds) // SLOT_S), Sums()
-        for slot, sums in self._slots.items():
-            if slot > first:
-                found.merge(sums)
+    def counts(self, what: str, now: float, seconds: float) -> dict[str, float]:
+        """By key, what was counted in the last `seconds`, to a slot."""
+        found: dict[str, float] = {}
+        for slot in self._last(now, seconds):
+            for key, number in slot.counts.get(what, {}).items():
+                found[key] = found.get(key, 0) + number
         return found
+
+    def count(self, what: str, now: float, seconds: float) -> float:
+        """The same of what has no key."""
+        return self.counts(what, now, seconds).get("", 0)
+
+    def buckets(self, what: str, now: float, seconds: float) -> dict[str, Buckets]:
+        """By key, the histograms of the last `seconds`, to a slot."""
+        found: dict[str, Buckets] = {}
+        for slot in self._last(now, seconds):
+            for key, buckets in slot.buckets.get(what, {}).items():
+                into = found.setdefault(key, {})
+                for bound, number in buckets.items():
+                    into[bound] = into.get(bound, 0) + number
+        return found
+
+    def _last(self, now: float, seconds: float) -> Iterator[Slot]:
+        first = int((now - seconds) // SLOT_S)
+        return (slot for number, slot in self._slots.items() if number > first)
 
     def silent(self, now: float, after_s: float) -> list[Figures]:
         """The last words of nodes that tell nothing any more and were not stopped: four intervals long, and longer than
