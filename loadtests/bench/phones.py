@@ -7,6 +7,7 @@ counted. Its frames are masked with a zero key, which is a key like any other (R
 import asyncio
 import base64
 import os
+import random
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -49,33 +50,37 @@ class Swarm:
         self.repeats = 0
         self.size = 0  # bytes of the last event's message
         self.acks = 0
+        self.refusals = 0  # handshakes answered 503, and tried again
         self.ready = 0  # phones that are caught up with every feed
         self.acking = False  # acknowledge at once; otherwise when told
         self.latencies: list[float] | None = None  # seconds from `recordedtime` to the phone, when it is a list
         self.broken: str | None = None
         self.phones: list[Phone] = []
         self.changed: Callable[[], None] = lambda: None
+        self._attempts: set[asyncio.Task[None]] = set()
         self._target: tuple[Callable[[], bool], asyncio.Future[None]] | None = None
 
     async def connect(self, phones: Sequence["Phone"], at_once: int, patience_s: float = 60.0) -> None:
         """Returns when all are caught up. At most `at_once` are on their way at any moment."""
-        loop = asyncio.get_running_loop()
         self.phones = list(phones)
         self.ready = begun = 0
-        attempts: set[asyncio.Task[Any]] = set()
         deadline = time.monotonic() + patience_s
         while self.ready < len(phones):
             while begun < len(phones) and begun - self.ready < at_once:
                 phone = phones[begun]
-                task = loop.create_task(_open(loop, phone, self))
-                attempts.add(task)
-                task.add_done_callback(attempts.discard)
+                self.open(phone)
                 begun += 1
                 if begun % 200 == 0:
                     await asyncio.sleep(0)
             ready = self.ready
             wanted = len(phones) if begun == len(phones) else ready + 1
             await self.until(lambda wanted=wanted: self.ready >= wanted, deadline - time.monotonic())  # type: ignore[misc]
+
+    def open(self, phone: "Phone") -> None:
+        """Begin to connect a phone."""
+        task = asyncio.get_running_loop().create_task(_open(phone, self))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
 
     async def until(self, condition: Callable[[], bool], patience_s: float = 60.0) -> None:
         """Wait for something that only arriving frames can bring about. Raises Broken when a phone is, or time is
@@ -122,9 +127,9 @@ class Swarm:
         await asyncio.sleep(0.1)
 
 
-async def _open(loop: asyncio.AbstractEventLoop, phone: "Phone", swarm: Swarm) -> None:
+async def _open(phone: "Phone", swarm: Swarm) -> None:
     try:
-        await loop.create_connection(lambda: phone, swarm.host, swarm.port)
+        await asyncio.get_running_loop().create_connection(lambda: phone, swarm.host, swarm.port)
     except OSError as error:
         swarm.fail(f"cannot connect: {error}")
 
@@ -208,7 +213,14 @@ class Phone(asyncio.Protocol):
         return None
 
     def refused(self, head: bytes) -> None:
-        self.swarm.fail(f"the handshake was answered {head[:60]!r}")
+        """A 503 tells when to come again, and the phone does, within a second after that; anything else breaks."""
+        if not head.startswith(b"HTTP/1.1 503"):
+            return self.swarm.fail(f"the handshake was answered {head[:60]!r}")
+        self.swarm.refusals += 1
+        self.leave()
+        wait_s = int(head.lower().partition(b"retry-after: ")[2].partition(b"\r\n")[0] or 1)
+        asyncio.get_running_loop().call_later(wait_s + random.random(), self.swarm.open, self)
+        return None
 
     def opened(self) -> None:
         hello: dict[str, Any] = {"t": "hello", "token": self._token, "device": self.device}

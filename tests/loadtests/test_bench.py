@@ -1,6 +1,7 @@
 """The measuring instrument: its phones must notice what is wrong, and its arithmetic must be right."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -97,6 +98,23 @@ async def test_the_bare_reference_sends_to_all() -> None:
         assert server.rss_bytes > 1_000_000
         await swarm.close()
     await asyncio.sleep(0)
+
+
+async def test_a_phone_comes_again_when_it_is_told_to() -> None:
+    answers = [b"503 Service Unavailable\r\nretry-after: 0", b"101 Switching Protocols"]
+
+    async def door(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + answers.pop(0) + b"\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(door, "127.0.0.1", 0) as server:
+        swarm = Swarm("test", server.sockets[0].getsockname()[1], "/")
+        await swarm.connect([Counter(swarm, "", "")], 1, patience_s=10)
+        assert (swarm.ready, swarm.refusals) == (1, 1)
+        await swarm.close()
 
 
 async def test_a_server_that_ends_is_said() -> None:
