@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +12,16 @@ from gateway.metrics import Counts
 from gateway.opsfeeds import ALERTS, TYPES, draft
 from gateway.store.base import CursorSave, Store
 from gateway.store.memory import MemoryStore
-from gateway.store.sqlite import SqliteStore, restore
 from gateway.verify import parse_key, verify
+from tests.contracts.test_store import Backend, backend
 from tests.receiver import SECRET, Receiver
 from tests.test_types import GOOD
 from tests.workers.test_relay import NOW
 from workers import webhook
 from workers.claims import Claim
 from workers.webhook import FIRST_RETRY_S, LONGEST_RETRY_S, Webhook, headers
+
+__all__ = ["backend"]
 
 Map = dict[str, Any]
 
@@ -141,23 +142,29 @@ async def test_one_that_does_not_answer(
     assert [post.id for post in receiver.taken] == ["a"]
 
 
-async def test_after_a_restart_it_goes_on(tmp_path: Path, receiver: Receiver) -> None:
-    path = tmp_path / "vestnik.db"
-    store = SqliteStore(path)
-    await store.open()
+async def test_after_a_restart_it_goes_on(backend: Backend, receiver: Receiver) -> None:
+    store = await backend.open()
     await Poster(store, receiver.url).work()
     await alert(store, "a", "b", "c")
-    first = Poster(store, receiver.url)
     receiver.script.extend([204, 500])
-    await first.work()
-    await store.close()
-    store = SqliteStore(path)
-    await store.open()
-    await alert(store, "d")
-    second = Poster(store, receiver.url, at=NOW + 16)
-    await second.work()
-    await store.close()
+    await Poster(store, receiver.url).work()
+    again = await backend.open()
+    await alert(again, "d")
+    await Poster(again, receiver.url, at=NOW + 16).work()
     assert [post.id for post in receiver.taken] == ["a", "b", "c", "d"]
+
+
+async def test_a_restored_store_is_not_posted_again(backend: Backend, receiver: Receiver) -> None:
+    store = await backend.open()
+    await Poster(store, receiver.url).work()
+    await alert(store, "a")
+    await Poster(store, receiver.url).work()
+    await store.close()
+    store = await backend.restored()
+    await Poster(store, receiver.url).work()
+    await alert(store, "b")
+    await Poster(store, receiver.url).work()
+    assert [post.id for post in receiver.taken] == ["a", "b"]
 
 
 async def test_one_that_dies_before_it_noted_posts_twice(store: MemoryStore, receiver: Receiver) -> None:
@@ -196,25 +203,6 @@ async def test_of_two_one_posts_and_keeps_at_it_while_it_waits(store: MemoryStor
     await alert(store, "b")
     await other.work()
     await one.work()
-    assert [post.id for post in receiver.taken] == ["a", "b"]
-
-
-async def test_a_restored_store_is_not_posted_again(tmp_path: Path, receiver: Receiver) -> None:
-    path = tmp_path / "vestnik.db"
-    store = SqliteStore(path)
-    await store.open()
-    await Poster(store, receiver.url).work()
-    await alert(store, "a")
-    await Poster(store, receiver.url).work()
-    await store.backup(str(tmp_path / "copy"))
-    await store.close()
-    restore(tmp_path / "copy", path)
-    store = SqliteStore(path)
-    await store.open()
-    await Poster(store, receiver.url).work()
-    await alert(store, "b")
-    await Poster(store, receiver.url).work()
-    await store.close()
     assert [post.id for post in receiver.taken] == ["a", "b"]
 
 
