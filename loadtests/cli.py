@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from rich.console import Console
 from client_sim.journal import dump
 from loadtests import report
 from loadtests.bench.processes import BIN, Failed, Gateway, cpu_s, family_s, machine_s, rss_bytes
+from loadtests.disk import looking
 from loadtests.machine import machine
 from loadtests.run import ABOUT, AGENCIES, DEVICES, GENERATOR
 from loadtests.scenario import Scenario, WrongScenario, load, names
@@ -31,7 +31,6 @@ from loadtests.verdict import Verdict, judge
 
 BROKEN, WRONG_USE, CANNOT_START, INTERRUPTED = 1, 2, 3, 130
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-DISK_S = 0.1  # between two looks at the disk
 KNOWN_AFTER_S = 2.2  # contract, section 6: "a running gateway takes a new agency within 2 s"
 GATEWAY, OTHERS, FLAME = "gateway.jsonl", "used-by-others", "flame.svg"
 QUIET = 0.1  # of the machine
@@ -283,7 +282,10 @@ async def _watch(gateway: Gateway, scenario: Scenario, out: Path) -> None:
         await asyncio.sleep(0.05)
     started = _about(out)["started"]
     kills = sorted(fault.at for fault in scenario.faults if fault.name == "kill")
-    with (out / GATEWAY).open("wb", 0) as file, _looking(gateway.directory / "disk", file):
+    with (
+        (out / GATEWAY).open("wb", 0) as file,
+        looking(gateway.directory / "disk", lambda took: _note_disk(file, took)),
+    ):
         while True:
             if kills and time.time() - started >= kills[0]:
                 kills.pop(0)
@@ -299,25 +301,5 @@ async def _watch(gateway: Gateway, scenario: Scenario, out: Path) -> None:
             await asyncio.sleep(max(0.05, min(1.0, kills[0] + started - time.time()) if kills else 1.0))
 
 
-@contextlib.contextmanager
-def _looking(path: Path, journal: BinaryIO) -> Iterator[None]:
-    """Over the block a thread writes a page beside the gateway's data, ten times a second, and notes what the disk
-    takes for it: on a machine with other users it is what moves a p99 most."""
-    stop = threading.Event()
-
-    def look() -> None:
-        with path.open("wb", 0) as file:
-            while not stop.wait(DISK_S):
-                begun = time.perf_counter()
-                os.pwrite(file.fileno(), bytes(4096), 0)
-                os.fdatasync(file.fileno())
-                took = round(time.perf_counter() - begun, 5)
-                journal.write(orjson.dumps({"t": "disk", "at": round(time.time(), 3), "seconds": took}) + b"\n")
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def _note_disk(journal: BinaryIO, seconds: float) -> None:
+    journal.write(orjson.dumps({"t": "disk", "at": round(time.time(), 3), "seconds": round(seconds, 5)}) + b"\n")
