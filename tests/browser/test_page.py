@@ -221,6 +221,13 @@ async def test_agencies_are_chosen_and_the_choice_is_kept(browser: Chromium, wor
     await world.publish(world.notice(person, "А своё есть"))
     await page.until(f"{shown}.includes('А своё есть')")
     assert "Уже нет" not in await page.run(shown)
+    browser.sent.clear()
+    await choose(other, "ФНС")
+    await told(browser.sent, '"t":"subscribe"')
+    await published(world, "fns", "И снова")
+    for tab in (page, other):
+        await tab.until(f"{shown}.includes('И снова')")
+    assert "Уже нет" not in await page.run(shown)
 
 
 async def told(sent: list[str], text: str) -> None:
@@ -472,6 +479,25 @@ async def test_a_tab_takes_over_from_one_that_does_nothing_any_more(browser: Chr
     await first.until("document.documentElement.dataset.leading === 'false'")
 
 
+async def test_signing_out_while_the_gateway_is_away(browser: Chromium, world: World):
+    person = world.person()
+    page = await sign_in(browser, world, person)
+    await world.drop()
+    await page.until("document.documentElement.dataset.state !== 'live'")
+    await page.click("Выйти")
+    await page.until("document.querySelector('#token')")
+    assert await page.run("indexedDB.databases().then(all => all.length)") == 0
+    world.back()
+
+
+async def test_what_somebody_else_left_in_the_browser_is_no_obstacle(browser: Chromium, world: World):
+    page = await browser.open(f"{world.address}/static/icon.svg")
+    await page.until("location.pathname.endsWith('.svg')")
+    await page.run("localStorage.setItem('account', '{')")
+    await page.go(f"{world.address}/")
+    await page.until("document.querySelector('#token')")
+
+
 async def test_signing_out_signs_out_every_tab(browser: Chromium, world: World):
     person = world.person()
     first = await sign_in(browser, world, person)
@@ -579,7 +605,7 @@ async def test_the_client_runs_on_a_page_of_another_origin(browser: Chromium, wo
     address, token = json.dumps(world.direct), json.dumps(world.token(person))
     script = f"""(async () => {{
       const {{ Vestnik }} = await import({address} + "/static/vestnik-client.js");
-      const client = new Vestnik({{ address: {address}, token: () => {token} }});
+      const client = new Vestnik({{ address: {address}, token: () => {token}, subprotocol: "vestnik.v1.msgpack" }});
       window.got = [];
       client.on("events", ({{ events }}) => got.push(...events.map(([offset]) => offset)));
       await client.start();

@@ -276,7 +276,9 @@ export declare class Vestnik {
 	/** Send a message of the contract's first table, like `send("refresh", { source: "fns" })`; the answer comes as `message`.
 	 *  It goes only while there is a session. */
 	send(t: string, fields?: Message): void;
+	/** Follow an agency feed, in this session and all later ones, whichever tab leads them. */
 	subscribe(feed: string): void;
+	/** Follow it no more, and forget what was kept of it. When it is followed again, it begins at its head. */
 	unsubscribe(feed: string): void;
 	/** The person was shown these. Kept, and told to the gateway now or with the next session. */
 	seen(feed: string, offsets: number[]): Promise<void>;

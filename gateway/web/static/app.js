@@ -33,7 +33,18 @@ let stale = false; // the gateway refused the token, whatever our clock says
 
 // Signing in. The token is shared by all tabs.
 
-const signedIn = () => JSON.parse(localStorage.getItem("account") ?? "null");
+const SIGN_OUT_MS = 5000; // so long the gateway has to forget this device, before the page does without
+
+/** What this browser keeps under a name, or null when that is nothing to read. */
+function remembered(name) {
+  try {
+    return JSON.parse(localStorage.getItem(name));
+  } catch {
+    return null;
+  }
+}
+
+const signedIn = () => remembered("account");
 
 function ends(token) {
   try {
@@ -105,11 +116,11 @@ async function begin() {
 }
 
 async function leave() {
-  const [going, device, given] = [client, await client.keeper.device(), await token()];
+  const [going, device, given] = [client, await client.keeper.device().catch(() => ""), await token()];
   client = null;
   localStorage.removeItem("account");
   await going.stop();
-  await ask(`/v1/devices/${device}`, { method: "DELETE" }, given).catch(() => {});
+  await ask(`/v1/devices/${device}`, { method: "DELETE", signal: AbortSignal.timeout(SIGN_OUT_MS) }, given).catch(() => {});
   await going.keeper.clear().catch(() => {});
   await begin();
 }
@@ -341,7 +352,7 @@ function askAgain() {
 // Which agencies to follow. Kept in this browser, for each account.
 
 const choices = () => `feeds ${account}`;
-const chosen = () => JSON.parse(localStorage.getItem(choices()) ?? "null") ?? [...FEEDS];
+const chosen = () => remembered(choices()) ?? [...FEEDS];
 
 async function loadAgencies() {
   try {

@@ -109,10 +109,12 @@ export class Vestnik {
     this.call("send", t, fields);
   }
 
+  /** Follow an agency feed, in this session and all later ones, whichever tab leads them. */
   subscribe(feed: string): void {
     this.call("subscribe", feed);
   }
 
+  /** Follow it no more, and forget what was kept of it. When it is followed again, it begins at its head. */
   unsubscribe(feed: string): void {
     this.call("unsubscribe", feed);
   }
