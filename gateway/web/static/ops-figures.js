@@ -207,6 +207,11 @@ export class Figures {
       .map((agency) => ({ ...agency, last: this.last.get(agency.code) ?? null, level: share(agency.delay, TARGET.seconds), refused: sum(agency.rejected) }));
   }
 
+  /** How many agencies did not fit into the figures of a node, the most that any tells: those that did least. */
+  get omitted() {
+    return Math.max(0, ...[...this.nodes.values()].map(({ data }) => data.agencies_omitted ?? 0));
+  }
+
   /** The roles of the workers and who has them, as the latest figures tell: {name, owner, left: seconds from `now`}. */
   leases(now) {
     const latest = [...this.nodes.values()].sort((a, b) => b.at - a.at)[0];

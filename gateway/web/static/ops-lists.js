@@ -65,7 +65,7 @@ export function drawAgencies(state, now) {
   const silent = new Set(firing(state.alerts).filter(({ data }) => data.rule === "silence").map(({ data }) => data.subject));
   const rows = all.map((agency) => ({ ...agency, now, key: agency.code, said: stateOf(agency, silent), rate: agency.accepted / minutes, delay95: percentile(agency.delay, 0.95) }))
     .filter((row) => named(row.code).toLowerCase().includes(text) && (!parts.troubled.checked || row.said[2] > 0));
-  parts.lead.textContent = words.agenciesText(minutes);
+  parts.lead.textContent = [words.agenciesText(minutes), figures.omitted && words.agenciesOmitted(number(figures.omitted))].filter(Boolean).join(" ");
   const found = rows.length === all.length ? "" : words.found(rows.length);
   if (parts.found.textContent !== found) parts.found.textContent = found;
   parts.table.draw(rows);

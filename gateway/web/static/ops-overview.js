@@ -45,7 +45,7 @@ export function overview(state, redraw, minutes) {
   parts.latency.element.append(parts.table.element);
   return h("section", {},
     h("div", { class: "head" }, h("h1", {}, words.overview), minutes()),
-    h("div", { class: "firing" }), parts.tiles,
+    h("ul", { class: "first", "aria-label": words.firingNow }), parts.tiles,
     h("div", { class: "charts" }, parts.latency.element, parts.deliveries.element, parts.sessions.element, parts.connects.element, parts.intake.element,
       parts.behind.element, parts.replay.element, parts.commit.element, parts.loop.element),
     block("slow", words.slow, words.slowText, parts.slow.element),

@@ -47,7 +47,7 @@ const RU = {
   },
   // Agencies
   agency: "Ведомство", lastEvent: "Последнее событие", rate: "В минуту", acceptedCount: "Принято", refusedCount: "Отклонено", delay: "Задержка 95 %", delayNote: "от времени события до записи на диск", state: "Состояние", trend: "Ход",
-  agenciesText: (minutes) => `За ${minutes} мин. Уровень сервиса: доля событий, записанных не позже 5 минут после того, о чём они говорят; цель 95 %.`, findAgency: "Найти ведомство", noAgencies: ["Ведомств нет", "Добавьте первое командой vestnik agency add КОД."], noAgencyFound: ["Такого ведомства нет", "Измените или очистите поиск."],
+  agenciesText: (minutes) => `За ${minutes} мин. Уровень сервиса: доля событий, записанных не позже 5 минут после того, о чём они говорят; цель 95 %.`, agenciesOmitted: (n) => `Ещё ${n} ведомств, у которых меньше всего событий, не поместились в показатели.`, findAgency: "Найти ведомство", noAgencies: ["Ведомств нет", "Добавьте первое командой vestnik agency add КОД."], noAgencyFound: ["Такого ведомства нет", "Измените или очистите поиск."],
   good: "в порядке", quiet: "молчит", late: "опаздывает", refuses: "есть отказы", fresh: "событий не было", problems: "Только с отклонениями",
   // Nodes
   nodesText: "Узел, который перестал присылать показатели, остаётся здесь до конца периода.", version: "Версия", uptime: "Работает", feeds: "Ленты", cpu: "Процессор", memory: "Память", files: "Файлы", lag: "Цикл 99 %", deliveredRate: "Доставок/с", openedRate: "Подкл./с",
@@ -116,7 +116,7 @@ const EN = {
     4410: "revoked", 4426: "old version", 4503: "overloaded", 4508: "too slow", 4512: "node going away", 4529: "too many messages",
   },
   agency: "Agency", lastEvent: "Last event", rate: "Per minute", acceptedCount: "Accepted", refusedCount: "Rejected", delay: "Delay 95 %", delayNote: "from the time of the event to its commit", state: "State", trend: "Trend",
-  agenciesText: (minutes) => `The last ${minutes} min. Service level: the share of events committed within 5 minutes of what they tell about; target 95 %.`, findAgency: "Find an agency", noAgencies: ["No agencies", "Add the first one with vestnik agency add CODE."], noAgencyFound: ["No such agency", "Change or clear the search."],
+  agenciesText: (minutes) => `The last ${minutes} min. Service level: the share of events committed within 5 minutes of what they tell about; target 95 %.`, agenciesOmitted: (n) => `${n} more agencies, those with the fewest events, did not fit into the figures.`, findAgency: "Find an agency", noAgencies: ["No agencies", "Add the first one with vestnik agency add CODE."], noAgencyFound: ["No such agency", "Change or clear the search."],
   good: "all well", quiet: "silent", late: "late", refuses: "rejects", fresh: "no events yet", problems: "Only those with problems",
   nodesText: "A node that sends no figures any more stays here to the end of the period.", version: "Version", uptime: "Up for", feeds: "Feeds", cpu: "CPU", memory: "Memory", files: "Files", lag: "Loop 99 %", deliveredRate: "Deliveries/s", openedRate: "Connects/s",
   up: "up", draining: "going away", silentFor: (text) => `silent for ${text}`, storeAway: "store away", busAway: "bus away",
@@ -151,7 +151,8 @@ export function changeLanguage() {
 export function number(value) {
   if (value == null) return "–";
   const places = value !== 0 && Math.abs(value) < 10 ? (Math.abs(value) < 1 ? 2 : 1) : 0;
-  return new Intl.NumberFormat(language, { maximumFractionDigits: places, notation: Math.abs(value) >= 1e6 ? "compact" : "standard" }).format(value);
+  if (Math.abs(value) >= 1e6) return new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 }).format(value);
+  return new Intl.NumberFormat(language, { maximumFractionDigits: places }).format(value);
 }
 
 /** Seconds, from tenths of a millisecond to days, in the largest unit that fits. */

@@ -16,6 +16,7 @@ const MINUTES = [5, 15, 60];
 const KEPT_ROWS = 2000; // of each list
 const SHOWN = 100; // rows of a list, until more are asked for
 const DRAW_MS = 1000;
+const SKEW_MS = 3000; // this clock and the gateway's may differ by so much
 const NEW_TOKEN_S = 120; // a sample token that ends sooner is replaced before it is used
 const AGAIN_MS = [1000, 2000, 5000, 10_000]; // a gateway that is away at the start
 
@@ -30,13 +31,14 @@ let trying = 0;
 let retryAt = 0;
 let away = false; // from a lost connection until the next one
 let round = 0; // what was begun before is not shown any more
+let skew = 0; // ms
 let period = 15; // minutes
 let state = fresh();
 
 function fresh() {
   return {
     figures: new Figures(), rejected: [], alerts: [], audits: [], next: {}, positions: {}, minutes: period,
-    since: 0, first: 0, loaded: false, shown: SHOWN, wanted: null, search: { id: "", offset: null }, ask, older,
+    since: 0, first: 0, loaded: false, filling: false, shown: SHOWN, wanted: null, search: { id: "", offset: null }, ask, older,
   };
 }
 
@@ -92,10 +94,15 @@ class Failed extends Error {
 async function ask(path) {
   const answer = await fetch(path, { headers: { authorization: `Bearer ${await token()}` } });
   if (!answer.ok) throw new Failed(answer.status);
+  const time = Date.parse(answer.headers.get("date"));
+  if (!(Math.abs(time - now()) < SKEW_MS)) skew = time - Date.now() || 0;
   return answer.json();
 }
 
 const page = (name, query) => ask(`/v1/feeds/ops:${name}/events?${new URLSearchParams(query)}`);
+
+/** The gateway's time: all times on the page are its own. */
+const now = () => Date.now() + skew;
 
 /** Keeps how far everything came; the events are in `state`, and are loaded anew with the page. */
 class Positions extends MemoryKeeper {
@@ -104,83 +111,90 @@ class Positions extends MemoryKeeper {
   }
 }
 
-async function begin() {
+/** Load everything anew and follow it. What is the matter stays on the page until it `again` went well or not. */
+async function begin(again = false) {
   const mine = ++round;
   clearTimeout(trying);
   await client?.stop();
-  [client, away, fault] = [null, false, null];
+  if (mine !== round) return;
+  [client, away] = [null, false];
+  if (!again) fault = null;
   state = fresh();
   if (!signedIn()) {
     await loadSample();
     return draw();
   }
   draw();
+  const into = state;
   try {
-    await load();
+    await load(into);
     if (mine !== round) return;
-    [state.loaded, tries] = [true, 0];
+    [into.loaded, fault, tries] = [true, null, 0];
     await connect();
   } catch (error) {
     if (mine !== round) return;
     fault = !(error instanceof Failed) ? "away" : error.status === 401 ? "refused" : [403, 404].includes(error.status) ? "unscoped" : error.status;
-    if (fault === "away" || typeof fault === "number") {
-      const wait = AGAIN_MS[Math.min(tries++, AGAIN_MS.length - 1)];
-      trying = setTimeout(() => void begin(), wait);
-    }
+    if (fault !== "refused" && fault !== "unscoped") trying = setTimeout(() => void begin(true), AGAIN_MS[Math.min(tries++, AGAIN_MS.length - 1)]);
   }
   draw();
 }
 
-async function load() {
-  const lists = LISTS.map(async (name) => {
+async function load(into) {
+  await Promise.all(LISTS.map(async (name) => {
     const most = name === "alerts" ? KEPT_ROWS : 200;
     let found = await page(name, { limit: "200" });
-    state.positions[`ops:${name}`] = { epoch: found.epoch, offset: found.head };
-    add(name, found.events);
-    for (let n = found.events.length; found.next && n < most; n += found.events.length) add(name, (found = await page(name, { limit: "200", page: found.next })).events);
-    state.next[name] = found.next;
-  });
-  await Promise.all([loadFigures(), ...lists]);
+    into.positions[`ops:${name}`] = { epoch: found.epoch, offset: found.head };
+    add(into, name, found.events);
+    for (let n = found.events.length; found.next && n < most; n += found.events.length) {
+      found = await page(name, { limit: "200", page: found.next });
+      add(into, name, found.events);
+    }
+    into.next[name] = found.next;
+  }));
+  await loadFigures(into);
 }
 
 /** The figures of the chosen period: at first those up to now, later those before the ones that are here. */
-async function loadFigures() {
-  const since = Date.now() - state.minutes * 60_000;
-  const query = { from: new Date(since).toISOString(), limit: "500", ...(state.loaded ? { before: String(state.first) } : { after: "0" }) };
-  let found = await page("figures", query);
-  state.positions["ops:figures"] ??= { epoch: found.epoch, offset: found.head };
-  for (;;) {
-    if (!state.loaded) state.positions["ops:figures"].offset = Math.max(found.head, found.events.at(-1)?.[0] ?? 0);
-    add("figures", found.events);
-    if (!found.next) break;
-    found = await page("figures", { ...query, page: found.next });
+async function loadFigures(into) {
+  if (into.filling) return;
+  into.filling = true;
+  const since = now() - into.minutes * 60_000;
+  const query = { from: new Date(since).toISOString(), limit: "500", ...(into.loaded ? { before: String(into.first) } : { after: "0" }) };
+  try {
+    for (let next; next !== null;) {
+      const found = await page("figures", next ? { ...query, page: next } : query);
+      if (!into.loaded) into.positions["ops:figures"] = { epoch: found.epoch, offset: found.head };
+      add(into, "figures", found.events);
+      next = found.next;
+    }
+    into.since = since;
+  } finally {
+    into.filling = false;
   }
-  state.since = since;
 }
 
 const ROWS = { rejected: "rejected", alerts: "alerts", audit: "audits" };
 
 /** Events of one feed, as [offset, event]; erased ones are null. */
-function add(name, events) {
+function add(into, name, events) {
   for (const [offset, event] of events) {
     if (name === "figures") {
-      state.first = state.first ? Math.min(state.first, offset) : offset;
-      if (event) state.figures.add(Date.parse(event.time), event.data);
-    } else if (event) state[ROWS[name]].push({ offset, time: event.time, data: event.data });
+      into.first = into.first ? Math.min(into.first, offset) : offset;
+      if (event) into.figures.add(Date.parse(event.time), event.data);
+    } else if (event) into[ROWS[name]].push({ offset, time: event.time, data: event.data });
   }
-  if (name === "figures") return;
-  const rows = state[ROWS[name]].sort((a, b) => b.offset - a.offset);
-  rows.splice(KEPT_ROWS);
+  if (name !== "figures") into[ROWS[name]].sort((a, b) => b.offset - a.offset).splice(KEPT_ROWS);
 }
 
 /** Show more rejects; what is not here yet comes from the gateway. */
 async function older() {
-  state.shown += SHOWN;
-  if (state.next.rejected && state.shown > state.rejected.length) {
-    const found = await page("rejected", { limit: "200", page: state.next.rejected }).catch(() => null);
+  const into = state;
+  into.shown += SHOWN;
+  if (into.next.rejected && into.shown > into.rejected.length) {
+    const found = await page("rejected", { limit: "200", page: into.next.rejected }).catch(() => null);
     if (found) {
-      state.next.rejected = found.next;
-      add("rejected", found.events);
+      into.next.rejected = found.next;
+      add(into, "rejected", found.events);
     }
   }
   draw();
@@ -192,15 +206,15 @@ async function connect() {
   if (!device) sessionStorage.setItem("device", (device = await keeper.device()));
   for (const [feed, position] of Object.entries(state.positions)) await keeper.keep(feed, position, []);
   client = new Vestnik({ token, keeper, feeds: FEEDS, share: false, agent: "vestnik-operator/1.0" });
-  client.on("state", (now) => {
-    retryAt = now.wait ? Date.now() + now.wait * 1000 : 0;
-    away = now.name === "waiting" || now.name === "offline" || (away && now.name === "connecting");
+  client.on("state", ({ name, wait }) => {
+    retryAt = wait ? Date.now() + wait * 1000 : 0;
+    away = name === "waiting" || name === "offline" || (away && name === "connecting");
     draw();
   });
   client.on("events", ({ feed, events }) => {
     const name = feed.replace("ops:", "");
     if (!(name in ROWS) && name !== "figures") return;
-    add(name, events);
+    add(state, name, events);
     if (name === "alerts") for (const [, event] of events) if (event?.data.state === "firing") at("announce").textContent = `${words.fires}: ${event.data.title[language]} ${event.data.subject}`;
     later();
   });
@@ -225,7 +239,7 @@ function current() {
 function draw() {
   clearTimeout(drawing);
   drawing = 0;
-  const view = current();
+  const name = current();
   const signed = Boolean(signedIn());
   const link = client?.state ?? { name: signed ? "connecting" : "none" };
   const stopped = link.name === "stopped";
@@ -243,7 +257,7 @@ function draw() {
   at("link-text").textContent = words[link.name] ?? "";
   at("link").hidden = !client;
   for (const id of ["leave", "who"]) at(id).hidden = !signed;
-  document.title = `${alarms ? `(${alarms}) ` : ""}${signed ? words[view] : words.signIn} · ${words.title}`;
+  document.title = `${alarms ? `(${alarms}) ` : ""}${signed ? words[name] : words.signIn} · ${words.title}`;
   at("nav").hidden = whole;
   at("frame").classList.toggle("alone", whole);
   drawNotice(link, whole);
@@ -252,49 +266,46 @@ function draw() {
   else if (fault !== null) show(`fault ${fault}`, drawFault);
   else if (whole) show("loading", () => h("section", { class: "state" }, h("h1", {}, words.page), h("p", { role: "status" }, words.loading)));
   else {
-    drawNav(view, alarms);
-    const now = Date.now();
-    if (["overview", "agencies", "nodes"].includes(view) && state.figures.empty) show("none", () => panel(words.noFigures, button(words.reload, () => void begin())));
-    else DRAW[view](now);
+    drawNav(name, alarms);
+    if (["overview", "agencies", "nodes"].includes(name) && state.figures.empty) show("none", () => panel(words.noFigures, button(words.reload, () => void begin())));
+    else DRAW[name](now());
   }
 }
 
-const show = (name, make) => place(main, `${name} ${language} ${round}`, make);
+const show = (name, make) => place(main, `${name} ${language}`, make);
+/** A view shows the state that it was made with. */
+const view = (name, make) => place(main, `${name} ${language} ${round}`, make);
 
 const minutes = () => choice(words.window, MINUTES.map((one) => [one, words.minutes(one)]), state.minutes, (value) => {
   state.minutes = period = Number(value);
   draw();
-  if (Date.now() - state.minutes * 60_000 < state.since - 10_000) void loadFigures().catch(() => {}).then(draw);
+  if (now() - state.minutes * 60_000 < state.since - 10_000) void loadFigures(state).catch(() => {}).then(draw);
 });
 
 const DRAW = {
-  overview(now) {
-    const view = show("overview", () => {
-      const made = overview(state, draw, minutes);
-      made.querySelector(".firing").append(h("ul", { class: "first", "aria-label": words.firingNow }));
-      return made;
-    });
-    drawFirst(view.querySelector(".first"), state);
-    drawOverview(state, now);
+  overview(time) {
+    const made = view("overview", () => overview(state, draw, minutes));
+    drawFirst(made.querySelector(".first"), state);
+    drawOverview(state, time);
   },
-  agencies(now) {
-    show("agencies", () => agencies(state, draw, minutes));
-    drawAgencies(state, now);
+  agencies(time) {
+    view("agencies", () => agencies(state, draw, minutes));
+    drawAgencies(state, time);
   },
-  nodes(now) {
-    show("nodes", nodes);
-    drawNodes(state, now);
+  nodes(time) {
+    view("nodes", nodes);
+    drawNodes(state, time);
   },
   rejected() {
-    show("rejected", () => rejected(state, draw));
+    view("rejected", () => rejected(state, draw));
     drawRejected(state);
   },
   alerts() {
-    show("alerts", alerts);
+    view("alerts", alerts);
     drawAlerts(state);
   },
   account() {
-    show("account", () => search(state, draw));
+    view("account", () => search(state, draw));
     drawSearch(state, draw);
   },
 };
@@ -312,13 +323,13 @@ function drawNotice(link, whole) {
   if (notice.firstChild.textContent !== text) notice.firstChild.textContent = text;
 }
 
-function drawNav(view, alarms) {
+function drawNav(current, alarms) {
   at("nav").setAttribute("aria-label", words.nav);
   let list = at("nav").firstElementChild;
   if (!list) at("nav").append((list = h("ul")));
   sync(list, VIEWS.map((name) => {
     const count = name === "alerts" ? alarms : 0;
-    const here = name === view;
+    const here = name === current;
     return {
       key: name, sign: `${language} ${count} ${here}`,
       make: () => h("li", {}, h("a", { href: `#${name}`, "aria-current": here && "page", "data-focus": name }, icon(name), h("span", {}, words[name]),
@@ -334,7 +345,7 @@ const signOut = () => { sessionStorage.removeItem("operator"); void begin(); };
 function drawFault() {
   const again = button(words.signInAgain, signOut);
   if (fault === "refused" || fault === "unscoped") return panel(words[fault], again);
-  return panel(fault === "away" ? words.away : words.failed(fault), button(words.retry, () => void begin()), button(words.signInAgain, signOut, "quiet"));
+  return panel(fault === "away" ? words.away : words.failed(fault), button(words.retry, () => void begin(true)), button(words.signInAgain, signOut, "quiet"));
 }
 
 function drawStopped(code) {
@@ -376,7 +387,7 @@ at("language").addEventListener("click", () => {
 at("leave").addEventListener("click", () => void leave());
 // What is told in time passed goes on also when nothing comes; what nobody asks for any more is forgotten.
 setInterval(() => {
-  state.figures.forget(Date.now() - Math.max(...MINUTES) * 60_000);
+  state.figures.forget(now() - Math.max(...MINUTES) * 60_000);
   if (client) later();
 }, 2000);
 
