@@ -27,6 +27,8 @@ class Http:
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> bytes:
         """The body of a 200 or 202; anything else raises Failed."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # a server ends what was idle for some seconds
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams

@@ -192,7 +192,7 @@ def main(
             gc.collect()
             try:
                 found = uvloop.run(measure(driver(name, url, data, key), sockets, repeats))
-            except (Broken, Failed, NoTokens, OSError, TimeoutError) as error:
+            except (Broken, Failed, NoTokens, OSError, EOFError, TimeoutError) as error:
                 found = Found(why=str(error) or type(error).__name__)
                 err.print(f"{title} could not be measured: {found.why}", style="bold red", markup=False)
             all_found.setdefault(title, []).append(found)

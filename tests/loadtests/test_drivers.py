@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.protocol.frames import TEXT, Parser, frame
-from loadtests.bench.agency import Connections
+from loadtests.bench.agency import Connections, Http
 from loadtests.bench.drivers import Centrifugo, CentrifugoPhone, SocketIo, SocketIoPhone, StarletteLoop
 from loadtests.bench.others import Found, driver, main, measure, middle
 from loadtests.bench.phones import Broken, Phone, Swarm
@@ -135,6 +135,26 @@ async def test_an_answer_in_chunks() -> None:
         for _ in range(2):
             assert await connections.request("GET", "/") == b"Wikipedia in ch"
         connections.close()
+
+
+async def test_a_connection_that_was_idle_too_long_is_opened_anew() -> None:
+    opened: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        Http(server.sockets[0].getsockname()[1]) as http,
+    ):
+        for _ in range(3):
+            assert await http.request("GET", "/") == b"ok"
+            assert http._streams is not None
+            assert await http._streams[0].read() == b"", "the end has arrived"
+    assert len(opened) == 3
 
 
 def test_rounds_make_medians() -> None:
