@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import random
 import re
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from client_sim.agencies import AGENCIES, Desk
 from client_sim.local import command
 from tests.browser.conftest import CLIENT, Node, World
 
@@ -200,6 +203,30 @@ async def test_what_one_device_shows_the_other_knows(world: World, modules: Path
         assert (await other.until("<", lambda message: message["t"] == "seen"))["offsets"] == [1]
         await other.tell("snapshot")
         assert (await other.until("snapshot"))["notices"][0]["seen"] is True
+
+
+async def test_what_a_device_makes_of_the_events_is_what_the_gateway_makes_of_them(world: World, modules: Path):
+    person = world.person()
+    rng = random.Random(7)
+    desks = [Desk(replace(agency, code="fns"), [person], rng) for agency in AGENCIES if agency.code != "mchs"]
+    async with device(world, modules, person) as node:
+        await node.tell("start")
+        await node.live()
+        for _ in range(10):
+            await world.publish(*(rng.choice(desks).next(time.time()) for _ in range(20)))
+        await node.until("kept", lambda what: what["offset"] == 200)
+        await node.tell("snapshot")
+        mine = await node.until("snapshot")
+    headers = {"authorization": f"Bearer {world.token(person)}"}
+    theirs = (await world.http.get(f"{world.direct}/v1/snapshot", headers=headers)).json()
+    for part in ("applications", "records", "notices"):
+        ours = {item["offset"]: item for item in mine[part]}
+        assert [item["offset"] for item in theirs[part]] == sorted(ours)
+        for item in theirs[part]:
+            own = ours[item["offset"]]
+            assert own == own | {name: value for name, value in item.items() if name in own}
+            assert set(item) - set(own) <= {"title"}  # one that the gateway takes from the type
+    assert mine["agencies"] == theirs["agencies"]
 
 
 async def test_it_leaves_a_node_that_goes_away_and_comes_back(world: World, modules: Path):
