@@ -80,11 +80,6 @@ async def secrets_of(agencies: Sequence[Agency], data: Path, environment: Mappin
 
     They are kept beside the data, in `secrets/`, readable for their owner only. Raises Cannot.
     """
-    listed = {
-        json.loads(line)["code"]
-        for line in (await command("agency", "list", "--json", environment=environment)).split("\n")
-        if line
-    }
     directory = data / "secrets"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -94,7 +89,10 @@ async def secrets_of(agencies: Sequence[Agency], data: Path, environment: Mappin
         _write(file, secret)
 
     files = {agency.code: directory / agency.code for agency in agencies}
-    new = [agency for agency in agencies if agency.code not in listed or not files[agency.code].exists()]
+    kept = [agency for agency in agencies if files[agency.code].exists()]
+    listed = await command("agency", "list", "--json", environment=environment) if kept else ""
+    known = {json.loads(line)["code"] for line in listed.splitlines()}
+    new = [agency for agency in agencies if agency not in kept or agency.code not in known]
     await asyncio.gather(*(add(agency, files[agency.code]) for agency in new))
     return {agency.code: (directory / agency.code).read_text("ascii").strip() for agency in agencies}
 

@@ -32,6 +32,7 @@ from client_sim.servers import Server
 _log = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
+LINGER_S = 1.0  # at the end: a last repeat or an invented event has time to come; acks go out
 SAVED_AFTER_S = (
     4.0  # an ack older than this when its connection ended must be in the stored cursor, on a busy machine too
 )
@@ -234,7 +235,7 @@ async def _settle(scene: _Scene, plan: Plan, outcome: Outcome) -> None:
     if await scene.fleet.settle(lambda: scene.offices.heads, left) is not None:
         outcome.settled_s = asyncio.get_running_loop().time() - began
     outcome.behind = len(scene.fleet.behind(scene.offices.heads))
-    await asyncio.sleep(1.5)  # a last repeat or an invented event has time to come; acks go out
+    await asyncio.sleep(LINGER_S)
 
 
 async def _happen(scene: _Scene, faults: Sequence[Fault], outcome: Outcome, lines: Lines, began: float) -> None:
