@@ -1,7 +1,9 @@
 """`vestnik-client` on Node against a real gateway: what the contract asks of a device, in both subprotocols."""
 
+import asyncio
 import gzip
 import json
+import os
 import random
 import re
 import subprocess
@@ -39,6 +41,38 @@ async def test_it_is_small_and_depends_on_nothing():
     assert "dependencies" not in package
     assert all(re.fullmatch(r"[0-9.]+", version) for version in package["devDependencies"].values())
     assert "resolved" not in (CLIENT / "package-lock.json").read_text()
+
+
+async def test_the_package_runs_as_its_readme_says(world: World, modules: Path, tmp_path: Path):
+    person = world.person()
+    readme = (CLIENT.parent / "README.md").read_text("utf-8")
+    (example,) = (block for block in re.findall(r"```js\n(.*?)```", readme, re.DOTALL) if '"vestnik-client"' in block)
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "ws").symlink_to(modules / "node_modules" / "ws")
+    (tmp_path / "node_modules" / "vestnik-client").symlink_to(CLIENT)
+    here = example.replace("http://127.0.0.1:8080", world.address)
+    rest = (
+        'client.on("events", ({ events }) => { console.log(events[0][0]); process.exit(0); });\nawait client.start();\n'
+    )
+    live = 'client.on("state", ({ name }) => name === "live" && console.log(name));\n'
+    (tmp_path / "example.mjs").write_text(here + live + rest)
+    process = await asyncio.create_subprocess_exec(
+        "node",
+        str(tmp_path / "example.mjs"),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "TOKEN": world.token(person)},
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"live\n"
+            await world.publish(world.notice(person))
+            assert await process.stdout.readline() == b"1\n"
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.parametrize("subprotocol", BOTH)
