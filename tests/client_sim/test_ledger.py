@@ -347,7 +347,7 @@ def many(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, suppress_health_check=checks, derandomize=True)
 
 
-@many(300)
+@many(200)
 @given(st.integers(0, 1 << 64))
 def test_a_legal_history_is_never_accused(seed: int) -> None:
     world = whole(random.Random(seed))
@@ -356,7 +356,7 @@ def test_a_legal_history_is_never_accused(seed: int) -> None:
     assert verdict.counts["posts"] >= 4
 
 
-@many(60)
+@many(40)
 @given(st.integers(0, 1 << 64))
 def test_without_a_dump_as_well(seed: int) -> None:
     world = whole(random.Random(seed))
@@ -799,7 +799,7 @@ def test_every_kind_is_planted() -> None:
 
 
 @pytest.mark.parametrize(("kind", "lie"), PLANTED, ids=lambda one: one if isinstance(one, str) else one.__name__)
-@many(25)
+@many(15)
 @given(seed=st.integers(0, 1 << 64))
 def test_a_planted_fault_is_caught(kind: str, lie: Callable[[World], None], seed: int) -> None:
     world = whole(random.Random(seed))
