@@ -176,8 +176,9 @@ async def test_a_gateway_that_is_away_has_a_sentence_and_a_way_on(browser: Chrom
     await page.run(f"document.querySelector('#token').value = '{world.token('operator', scope='ops')}'")
     await page.click("Sign in", "button[type=submit]")
     await page.until(says("The gateway does not answer"))
-    world.back()
     await page.click("Connect now")
+    await page.until(says("The gateway does not answer"))
+    world.back()
     await page.until(LIVE)
 
 
@@ -240,7 +241,6 @@ async def test_what_was_missed_is_counted_once_when_the_network_is_back(browser:
     await notice()
     await notice()
     world.back()
-    await page.click("Connect now")
     await page.until(f"{count} === {int(before) + 3}")
     await page.run("location.reload()")
     await page.until(f"{LIVE} && {count} === {int(before) + 3}")
@@ -345,6 +345,45 @@ async def test_an_unknown_account_has_a_sentence_and_a_way_on(browser: Chromium,
         await page.click("Change the id")
         assert await page.run("document.activeElement.id") == "account-id"
         await page.until(says("account nobody", ".audits"))
+
+
+async def test_a_restored_store_is_shown_anew_and_nothing_twice(browser: Chromium, tmp_path: Path):
+    async with running(tmp_path, ops_s="1") as made, httpx.AsyncClient() as http:
+        now = time.time()
+        await made.commit(*history.rejects(5, now), *history.all_figures(1, 3, 1, now))
+        page = await visit(browser, made.address, made.token, "rejected")
+        rows = "document.querySelectorAll('tbody tr').length"
+        await page.until(f"{LIVE} && {rows} === 5")
+        copy = str(tmp_path / "copy")
+        await command("backup", copy, environment=made.gateway.environment)
+        await made.gateway.stop()
+        await page.until("!document.getElementById('notice').hidden")
+        await command("restore", copy, environment=made.gateway.environment)
+        await made.gateway.start()
+        await page.until(f"{LIVE} && {rows} === 5")
+        await http.post(f"{made.address}/v1/agencies/stranger/events", content=b"{}")
+        await page.until(f"{rows} === 6")
+        await page.run("location.hash = 'agencies'")
+        await page.until(row("fns"))
+        accepted = "document.querySelector('[data-key=fns] [data-key=accepted]').textContent"
+        before = await page.run(accepted)
+        await page.run("location.reload()")
+        await page.until(f"{LIVE} && {row('fns')}")
+        assert await page.run(accepted) == before
+
+
+async def test_a_clock_that_is_wrong_is_not_believed(browser: Chromium, world: World):
+    page = await browser.open("about:blank")
+    wrong = "const right = Date.now; Date.now = () => right() - 3_600_000;"
+    await page.call("Page.addScriptToEvaluateOnNewDocument", source=wrong)
+    token = world.token("operator", scope="ops", now=time.time() - 60)
+    await page.go(f"{world.address}/ops#nodes")
+    await page.until("document.querySelector('#token')")
+    await page.run(f"document.querySelector('#token').value = '{token}'")
+    await page.click("Sign in", "button[type=submit]")
+    await page.until(f"{LIVE} && document.querySelector('tbody .pill')?.textContent === 'up'")
+    await page.run("location.hash = 'overview'")
+    await page.until(f"Number({tile('sessions')}) >= 1 && document.querySelector('.plot path')")
 
 
 # A large installation
