@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     bus: Annotated[str, _scheme(BUSES)] = Field(
         default="memory://",
         description="URL of the bus between gateways. `memory://` reaches one process only: a second gateway on the"
-        " same SQLite file is refused. Redis 7 or newer:"
+        " same store is refused. Redis 7 or newer:"
         " `redis://host:port`, `redis+sentinel://host:port,host:port/SERVICE` or `redis+cluster://host:port,host:port`;"
         " with `rediss` by TLS. User, password and options: [README.md](README.md#redis).",
     )
