@@ -28,6 +28,11 @@ let clock = Date.now();
 Date.now = () => (clock -= 3_600_000);
 if (chance !== undefined) Math.random = () => chance;
 
+// What a browser tells a page.
+const page = new EventTarget();
+globalThis.addEventListener = (...heard) => page.addEventListener(...heard);
+globalThis.removeEventListener = (...heard) => page.removeEventListener(...heard);
+
 class Told extends MemoryKeeper {
   async keep(feed, position, events) {
     await super.keep(feed, position, events);
@@ -55,6 +60,7 @@ const commands = {
   start: () => client.start(),
   stop: () => client.stop(),
   retry: () => client.retry(),
+  event: (name) => page.dispatchEvent(new Event(name)),
   token: (next) => { token = next; },
   send: ([t, fields]) => client.send(t, fields),
   seen: ([feed, offsets]) => client.seen(feed, offsets),

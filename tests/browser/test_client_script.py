@@ -1,6 +1,7 @@
 """`vestnik-client` on Node against a scripted gateway: the table of cases that every device is held to."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ async def test_a_connection_that_is_dead_is_noticed_soon_when_somebody_looks(mod
     async def dead(peer: Peer) -> None:
         await peer.welcome()
         await peer.send("beat", heads={}, next=3600)
-        await peer.hand.subscribe("agency:mchs")  # so that it has read as far as here
+        await peer.hand.subscribe("agency:mchs")
+        await peer.told("subscribe")  # it has read as far as here
         await node.tell("retry")
         await peer.closed()
 
@@ -107,6 +109,54 @@ async def test_a_connection_that_is_dead_is_noticed_soon_when_somebody_looks(mod
             await rig.finished()
             ended = await node.until("state", lambda state: state["name"] == "waiting")
             assert ended["reason"] == "silence"
+
+
+async def test_a_network_that_is_back_does_not_outrank_what_the_gateway_said(modules: Path):
+    came: list[float] = []
+
+    async def act(peer: Peer) -> None:
+        came.append(time.monotonic())
+        await peer.welcome(5, new=True)
+        await (peer.closed() if len(came) == 1 else peer.acked(5))
+
+    rig = Rig(Case([act, act], snapshots=[(503, {"Retry-After": "15"}), ("e1", 5)]))
+    known: Any = list(by_subprotocol)
+    async with serve(rig.serve, "127.0.0.1", 0, subprotocols=known, process_request=rig.http) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        given: dict[str, Any] = {"device": "d1", "kept": {}, "hurry": 0.1, "chance": 0}
+        async with Node(modules, address=f"http://{host}:{port}", **given) as node:
+            rig.hand = Theirs(node)
+            await node.tell("start")
+            waiting = await node.until("state", lambda state: state["name"] == "waiting")
+            assert waiting["wait"] == 15
+            await node.tell("event", "online")
+            await rig.finished()
+    assert came[1] - came[0] > 0.9 * 15 * 0.1
+
+
+async def test_offline_and_online_are_obeyed_at_once(modules: Path):
+    async def first(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.send("live", feed="account:anna")
+        await node.live()
+        await node.tell("event", "offline")
+        await peer.closed()
+        await node.until("state", lambda state: state["name"] == "offline")
+        await node.tell("event", "online")
+
+    async def second(peer: Peer) -> None:
+        await peer.welcome()
+
+    rig = Rig(Case([first, second]))
+    known: Any = list(by_subprotocol)
+    async with serve(rig.serve, "127.0.0.1", 0, subprotocols=known, process_request=rig.http) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        kept = {"account:anna": [{"epoch": "e1", "offset": 0}, []]}
+        given: dict[str, Any] = {"device": "d1", "kept": kept, "hurry": 1000, "chance": 0.5}
+        async with Node(modules, address=f"http://{host}:{port}", **given) as node:
+            rig.hand = Theirs(node)
+            await node.tell("start")
+            await rig.finished()
 
 
 async def test_the_person_need_not_wait_for_the_next_try(modules: Path):

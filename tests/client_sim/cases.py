@@ -407,7 +407,7 @@ def a_snapshot_that_says_when_to_come_again_outranks_the_backoff() -> Case:
         await peer.acked(5)
 
     busy = (503, {"Retry-After": "7"})
-    return Case([first, second], has={}, snapshots=[busy, ("e1", 5)], lost=[(0, 7)], chance=0.5, hurry=0.03)
+    return Case([first, second], has={}, snapshots=[busy, ("e1", 5)], lost=[(0, 7)], chance=0.5, hurry=0.04)
 
 
 @case
@@ -610,12 +610,12 @@ def any_frame_ends_the_silence() -> Case:
     async def act(peer: Peer) -> None:
         await peer.welcome()
         await peer.send("beat", **_beat(0, 10))
-        for offset in (1, 2, 3):
-            await asyncio.sleep(0.6)  # of the 20 s, which are one
+        for offset in (1, 2):
+            await asyncio.sleep(1.2)  # of the 20 s, which are two
             await peer.events(offset)
-        await peer.acked(3)
+        await peer.acked(2)
 
-    return Case([act], hurry=0.05, lost=[])
+    return Case([act], hurry=0.1, lost=[])
 
 
 # Close codes: "the range says what to do"
@@ -643,13 +643,13 @@ def it_comes_again_after_no_code() -> Case:
 
 @case
 def a_bad_message_is_tried_once_more_after_a_minute() -> Case:
-    return Case([closing(4400), closing(4400)], lost=[(4400, 60)], stopped=4400, hurry=0.03)
+    return Case([closing(4400), closing(4400)], lost=[(4400, 60)], stopped=4400, hurry=0.04)
 
 
 @case
 def the_pauses_double_up_to_what_the_gateway_says_with_full_jitter() -> Case:
     waits = (0.5, 1, 2, 2.5, 2.5)
-    return Case([closing(1012, backoff=5)] * 5 + [_stay], lost=[(1012, wait) for wait in waits], chance=0.5, hurry=0.03)
+    return Case([closing(1012, backoff=5)] * 5 + [_stay], lost=[(1012, wait) for wait in waits], chance=0.5, hurry=0.04)
 
 
 @case
@@ -657,17 +657,17 @@ def a_minute_of_life_resets_the_pauses() -> Case:
     async def long(peer: Peer) -> None:
         await peer.welcome()
         await peer.send("beat", **_beat(0, 600))
-        await asyncio.sleep(2.1)  # 70 of its seconds
+        await asyncio.sleep(2.8)  # 70 of its seconds
         await peer.connection.close(1012)
 
     lost = [(1012, wait) for wait in (0.5, 1, 2, 0.5)]
-    return Case([closing(1012)] * 3 + [long, _stay], lost=lost, chance=0.5, hurry=0.03)
+    return Case([closing(1012)] * 3 + [long, _stay], lost=lost, chance=0.5, hurry=0.04)
 
 
 @case
 def a_refused_handshake_is_tried_again() -> Case:
     lost = [(0, 0.5), (0, 1), (0, 2)]
-    return Case([_stay], refusals=[(503, {}), (403, {}), (500, {})], lost=lost, chance=0.5, hurry=0.03)
+    return Case([_stay], refusals=[(503, {}), (403, {}), (500, {})], lost=lost, chance=0.5, hurry=0.04)
 
 
 # Tokens

@@ -654,7 +654,8 @@ this.shown = { feed, offsets };
 this.send("ping", { ref: "seen" });
 }
 probe() {
-if (this.welcomed && this.send("ping", {}))
+if (this.welcomed)
+this.send("ping", {});
 this.after("silence", SILENCE_S * 1000, () => this.end("silence"));
 }
 async run() {

@@ -224,9 +224,10 @@ class Session {
     this.send("ping", { ref: "seen" });
   }
 
-  /** Does the other end still answer? */
+  /** Does the other end still answer, or answer at last? */
   probe(): void {
-    if (this.welcomed && this.send("ping", {})) this.after("silence", SILENCE_S * 1000, () => this.end("silence"));
+    if (this.welcomed) this.send("ping", {});
+    this.after("silence", SILENCE_S * 1000, () => this.end("silence"));
   }
 
   async run(): Promise<Ended> {
