@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from loadtests.scenario import Scenario
 from loadtests.verdict import FULL_CORE, Checked, Verdict
 
+SUSPECT = 4
 COLUMNS = (
     "accepted",
     "refused",
@@ -37,6 +39,8 @@ def show(verdict: Verdict, scenario: Scenario, console: Console) -> None:
     for bound in verdict.bounds:
         mark = "[green]holds [/]" if bound.ok else "[bold red]broken[/]"
         console.print(f"{mark} {bound.words}: {_number(bound.found)}{_late(bound)}", highlight=False, soft_wrap=True)
+    for line in _suspects(verdict):
+        console.print(line, style="yellow", highlight=False)
     if verdict.limit is not None:
         console.print(_limit(verdict), highlight=False)
     if verdict.measures["unposted"]:
@@ -71,7 +75,8 @@ def page(verdict: Verdict, scenario: Scenario, about: dict[str, Any]) -> str:
         f"<td>{html.escape(one.words)}</td><td>{_number(one.found)}{_late(one)}</td></tr>"
         for one in verdict.bounds
     )
-    lines = [_limit(verdict)] if verdict.limit else []
+    lines = _suspects(verdict)
+    lines += [_limit(verdict)] if verdict.limit else []
     lines += [_unposted(verdict)] if verdict.measures["unposted"] else []
     lines += [*str(verdict.ledger).splitlines(), _core(verdict)]
     told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
@@ -89,6 +94,28 @@ def page(verdict: Verdict, scenario: Scenario, about: dict[str, Any]) -> str:
 
 def _word(verdict: Verdict) -> str:
     return "everybody got everything, within the bounds" if verdict.ok else "broken"
+
+
+def _suspects(verdict: Verdict) -> list[str]:
+    """Who else made a bound of time break: what took a fourth of it or more, and is not the gateway."""
+    late, disk = (_worst(verdict, of) for of in (lambda one: one.late, lambda one: one.disk))
+    lines = []
+    if late:
+        lines.append(
+            f"Generator late: by itself it came {_number(late)} s too late (p99) where a bound broke; "
+            "take more processes or another machine for it before you blame the gateway"
+        )
+    if disk:
+        lines.append(
+            f"Disk: a page of anybody took {_number(disk)} s (p99) where a bound broke, and a commit waits for it; "
+            "TMPDIR=/dev/shm takes the disk out of a gateway that is started for the run"
+        )
+    return lines
+
+
+def _worst(verdict: Verdict, of: Callable[[Checked], float | None]) -> float:
+    found = ((one.found or 0.0, of(one) or 0.0) for one in verdict.bounds if not one.ok)
+    return max((value for whole, value in found if value >= whole / SUSPECT), default=0.0)
 
 
 def _late(bound: Checked) -> str:

@@ -28,20 +28,19 @@ QUIET = 0.05  # of the machine
 
 
 @click.command()
-@click.option(
-    "--quick", is_flag=True, help="Fewer sockets and repeats; under a minute. Bounds are those of the full run."
-)
+@click.option("--quick", is_flag=True, help="Fewer sockets and repeats. Bounds are those of the full run.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Where the results go.")
+@click.option("--single", is_flag=True, help="Only the cases of one node, which need no PostgreSQL and no Redis.")
 @click.argument("names", metavar="[CASE]…", nargs=-1, type=click.Choice(list(ALL)))
-def main(quick: bool, path: Path | None, names: Sequence[str]) -> None:
-    """Measure the gateway against its bounds: all cases of one node, or the named ones (`nodes-…` are of several)."""
+def main(quick: bool, path: Path | None, single: bool, names: Sequence[str]) -> None:
+    """Measure the gateway against its bounds: all cases, those of several nodes (`nodes-…`) too, or the named ones."""
     path = path or Path("bench-results") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     about = machine()
     err.print(
         f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, commit {about['commit']}", style="dim"
     )
     begun = time.monotonic()
-    results, failures, others = uvloop.run(measure(names or list(CASES), QUICK if quick else FULL))
+    results, failures, others = uvloop.run(measure(names or list(CASES if single else ALL), QUICK if quick else FULL))
     seconds = time.monotonic() - begun
     out = Console()
     if not out.is_terminal:

@@ -193,6 +193,8 @@ def test_a_bound_of_time_tells_how_late_the_generator_was() -> None:
     assert late.late == pytest.approx(0.08, rel=0.05)
     assert lost.late is None
     assert (late.disk, lost.disk) == (pytest.approx(0.002, rel=0.05), None)
+    assert "Generator late: by itself it came 0.08 s too late" in report.page(verdict, scenario, {})
+    assert "Disk: a page" not in report.page(verdict, scenario, {})
     assert "(generator late: p99 0.08; disk: p99 0.002)" in report.page(verdict, scenario, {})
     calm = replace(scenario, bounds=[replace(bounds[0], window="calm")])
     verdict = judge(calm, T0, agencies(kinds), device(kinds, range(1, 10)), generator=naps)
