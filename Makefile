@@ -133,7 +133,7 @@ format: env ## writes the code as `make check` wants it
 	@$(PYTHON) -m ruff check --fix --quiet .
 	$(PYTHON) -m ruff format .
 
-bench: env ## the benchmark: one table, and JSON in bench-results/
+bench: env ## the benchmark, of one node and of several: one table, and JSON in bench-results/
 	@$(PYTHON) -m loadtests.bench $(ARGS)
 
 bench-compare: env ## this tree against BASE=commit by turns: ratios with their spread, and what is noise
