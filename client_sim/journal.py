@@ -42,6 +42,10 @@ _HEARD = frozenset(("welcome", "subscribed", "unsubscribed", "resync", "beat"))
 _SAID = frozenset(("hello", "subscribe", "ack"))
 
 
+class Unreadable(Exception):
+    """A store cannot be dumped. One sentence."""
+
+
 def digest(event: Mapping[str, Any]) -> str:
     """SHA-256 of the content that the agency sent: without `recordedtime`, the same for equal JSON values."""
     sent = {name: value for name, value in event.items() if name != "recordedtime"}
@@ -189,7 +193,14 @@ class Diary:
 
 
 def dump(path: Path) -> Iterator[Record]:
-    """What lies in an SQLite store, read without any of its code. The gateway may be running."""
+    """What lies in an SQLite store, read without any of its code. The gateway may be running. Raises Unreadable."""
+    try:
+        yield from _dump(path)
+    except sqlite3.Error as error:
+        raise Unreadable(f"The store in {path} cannot be read: {error}.") from None
+
+
+def _dump(path: Path) -> Iterator[Record]:
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as conn:
         conn.execute("BEGIN")
         epoch = conn.execute("SELECT epoch FROM meta").fetchone()[0]
@@ -203,7 +214,14 @@ def dump(path: Path) -> Iterator[Record]:
 
 
 async def dump_postgresql(url: str, file: Path) -> None:
-    """The same of a PostgreSQL store, as one transaction sees it, into `file`, to be `read`."""
+    """The same of a PostgreSQL store, as one transaction sees it, into `file`, to be `read`. Raises Unreadable."""
+    try:
+        await _dump_postgresql(url, file)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unreadable(f"The store on PostgreSQL cannot be read: {error}.") from None
+
+
+async def _dump_postgresql(url: str, file: Path) -> None:
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):

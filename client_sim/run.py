@@ -22,7 +22,7 @@ from client_sim.arrivals import PATTERNS
 from client_sim.faults import FAULTS, IN_TURN, RESTORED, Disk, Fault, NotHere
 from client_sim.fleet import Fleet, Roster
 from client_sim.identity import Identity
-from client_sim.journal import Note, Record, dump, dump_postgresql, read
+from client_sim.journal import Note, Record, Unreadable, dump, dump_postgresql, read
 from client_sim.ledger import Verdict, reconcile
 from client_sim.local import Cannot, Gateway
 from client_sim.measure import Tally
@@ -173,20 +173,25 @@ async def play(
                 await asyncio.gather(measuring, return_exceptions=True)
                 outcome.waiting = offices.waiting
                 tally.sample(clock() - began)
-    file: Path | None
-    if isinstance(stage.store, str):
-        file = directory / STORE
-        await dump_postgresql(stage.store, file)
-    else:
-        file = stage.store
-    outcome.verdict = await asyncio.to_thread(judge, directory, file)
+    try:
+        outcome.verdict = await _judge(directory, stage.store)
+    except Unreadable as error:  # a run that was interrupted may have left its server dead
+        outcome.ended = outcome.ended or str(error)
+        outcome.verdict = await _judge(directory, None)
     return outcome
+
+
+async def _judge(directory: Path, store: Path | str | None) -> Verdict:
+    if isinstance(store, str):
+        await dump_postgresql(store, directory / STORE)
+        store = directory / STORE
+    return await asyncio.to_thread(judge, directory, store)
 
 
 def judge(directory: Path, store: Path | None = None) -> Verdict:
     """Reconcile the journals of a run, and the store if there is one: an SQLite file, or a dump as JSON lines.
 
-    Raises ValueError for what is no journal.
+    Raises ValueError for what is no journal, Unreadable for a store that is none.
     """
     rows = None if store is None else dump(store) if _is_sqlite(store) else read(store)
     faults = directory / FAULTS_FILE

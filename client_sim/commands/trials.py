@@ -29,6 +29,7 @@ from client_sim.commands.common import (
 )
 from client_sim.commands.playing import check_files, directory_of, finish, play_on, play_own, stage_of
 from client_sim.faults import FAULTS, SERVERS, NotHere, chaos, fake_clock
+from client_sim.journal import Unreadable
 from client_sim.local import Cannot
 from client_sim.networks import NETWORKS
 from client_sim.run import AGENCIES as AGENCIES_FILE
@@ -217,6 +218,8 @@ def reconcile_(ctx: click.Context, directory: Path, store: Path | None, as_json:
         verdict = judge(directory, store)
     except ValueError as error:
         raise Cannot(f"These are not journals: {error}.") from None
+    except Unreadable as error:
+        raise Cannot(str(error)) from None
     if as_json:
         faults = {kind: {"count": fault.count, "first": fault.first} for kind, fault in verdict.faults.items()}
         click.echo(json.dumps({"ok": verdict.ok, "counts": verdict.counts, "faults": faults}, ensure_ascii=False))

@@ -134,6 +134,16 @@ def test_a_run_against_a_running_gateway(running: Running, tmp_path: Path):
     assert "invariant 2, invented" in planted.stdout
 
 
+def test_reconcile_wants_a_whole_store(tmp_path: Path):
+    for name in ("agencies.jsonl", "devices.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "store").write_bytes(b"SQLite format 3\0" + b"and no more")
+    result = sim("reconcile", str(tmp_path), "--store", str(tmp_path / "store"))
+    assert result.exit_code == 3
+    assert "cannot be read: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_reconcile_wants_journals(tmp_path: Path):
     assert "agencies.jsonl is missing" in sim("reconcile", str(tmp_path)).stderr
     for name in ("agencies.jsonl", "devices.jsonl"):

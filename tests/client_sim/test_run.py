@@ -79,7 +79,7 @@ async def test_an_interrupted_run_has_its_journals_and_its_verdict(running: Runn
 
 
 async def test_a_gateway_that_does_not_come_back_ends_the_run_with_a_sentence(tmp_path: Path):
-    """The port is taken meanwhile: everything until then is told."""
+    """The port is taken meanwhile: everything until then is told, though the store has gone, too."""
 
     class Broken(Gateway):
         async def start(self) -> None:
@@ -97,6 +97,7 @@ async def test_a_gateway_that_does_not_come_back_ends_the_run_with_a_sentence(tm
         await gateway.start()
         secrets = await secrets_of(SAMPLES[:1], gateway.data, gateway.environment)
         stage = Stage(gateway.host, gateway.port, LocalKey(gateway.data / "token-key.pem"), secrets, gateway)
+        stage.store = "postgresql://nobody@127.0.0.1:1/none"
         roster = Roster(5, 5, {"steady": 1}, {"perfect": 1}, 1, 60.0, pace=20)
         client_sim.faults.RESTARTS_S, before = 0.5, client_sim.faults.RESTARTS_S  # type: ignore[misc]
         try:
