@@ -30,6 +30,7 @@ log = get_logger("alerts")
 
 PAGE_EVENTS = 20  # figures in one step: with fifty agencies each takes half a millisecond of the loop
 PAGE_BYTES = 1 << 20
+PAGE_ALERTS = 200
 KNOWN = 5_000  # newest alerts that are read after a restart: what fires longer ago than they reach fires once more
 LONGEST_LOOK_S = 20.0  # between two looks; longer was an outage or a stopped process, and counts as no time at all
 EVERY_S = 5.0
@@ -259,10 +260,11 @@ class Alerts:
         watch = Watch(self._rules)
         heads = await self._store.heads([FIGURES, ALERTS])
         after, head = max(heads[ALERTS].oldest - 1, heads[ALERTS].head - KNOWN), heads[ALERTS].head
-        while after < head and (rows := await self._rows(ALERTS, after)):
-            for row in rows:
+        while after < head:
+            [page] = await self._store.read([Range(ALERTS, after, PAGE_ALERTS, PAGE_BYTES)])
+            for row in page.rows:
                 _remember(watch, row)
-            after = rows[-1].offset
+            after = page.rows[-1].offset if page.rows else head
         self._position = await self._since(FIGURES, heads[FIGURES].oldest, heads[FIGURES].head, now - LOOKBACK_S)
         self._watch, self._waiting = watch, []
         return watch
@@ -278,10 +280,6 @@ class Alerts:
             else:
                 high = middle
         return low - 1
-
-    async def _rows(self, feed: str, after: int) -> list[Row]:
-        [page] = await self._store.read([Range(feed, after, PAGE_EVENTS, PAGE_BYTES)])
-        return page.rows
 
     async def _read(self, watch: Watch) -> bool:
         """True when there may be more."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.bus.memory import MemoryBus
@@ -100,6 +100,7 @@ def test_what_comes_and_goes_does_not_flap() -> None:
         assert look(watch, at + 15, figures(**HELD)) == []
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.floats(0, 60)), max_size=80),
     st.floats(0, 60),

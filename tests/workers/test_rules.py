@@ -189,7 +189,7 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
     latency = rules["latency"]
     assert (latency.hold_s, latency.bound) == (120, RULES["latency"].bound)
     assert latency.judge(Reading("urgent", 0.4, "urgent")) == (True, 0.3, "critical")
-    assert latency.judge(Reading("normal", 4.0, "normal")) == (False, 5.0, "warning")
+    assert latency.judge(Reading("normal", 4.0, "normal")) == (False, 60.0, "warning")
     assert not latency.limit("bulk").on
     assert rules["silence"].judge(Reading("agency fns", 1, "fns", 3600)) == (False, 3600, "critical")
     assert not rules["strangers"].on
