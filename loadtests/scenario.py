@@ -138,7 +138,7 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Bound:
     """`what` of `verdict.measures`; at most, at least, or at most `ratio` × the same in window `against` + `slack`; a
-    time may be so much more as the generator itself was later than then."""
+    time may be so much more as the generator itself was later than then, and one write of the disk."""
 
     what: str
     most: float | None = None

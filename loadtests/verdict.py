@@ -275,20 +275,25 @@ class Measures:
         quarter = len(values) // 4
         return (median(values[-quarter:]) - median(values[:quarter])) / unit if quarter else None
 
-    def _own(self, bound: Bound) -> float:
-        """By how much more the generator itself was late than in the window that a time is compared with: it reads and
-        posts on the same cores, and what it adds is nobody's fault."""
-        late, before = (self.find("generator_late_p99_s", window=one) for one in (bound.window, bound.against))
-        return max(0.0, (late or 0.0) - (before or 0.0)) if bound.what.endswith("_s") else 0.0
+    def _not_its_own(self, bound: Bound) -> list[tuple[float, str]]:
+        """What a time may be longer than in the window that it is compared with, and that is nobody's fault: the
+        generator reads and posts on the same cores, and an event that finds a commit under way waits for it, one more
+        write of the disk as it was then."""
+        if not bound.what.endswith("_s"):
+            return []
+        late, before = (self.find("generator_late_p99_s", window=one) or 0.0 for one in (bound.window, bound.against))
+        disk = self.find("disk_p99_s", window=bound.against) or 0.0
+        more = [(late - before, "by which the generator was later"), (disk, "for a commit under way")]
+        return [(seconds, why) for seconds, why in more if seconds > 0]
 
     def check(self, bound: Bound) -> Checked:
         found = self.find(bound.what, bound.priority, bound.window)
         most, against = bound.most, ""
         if bound.against:
-            before, own = self.find(bound.what, bound.priority, bound.against), self._own(bound)
-            most = None if before is None else bound.ratio * before + bound.slack + own
-            against = f" ({bound.ratio:g} x {bound.against} + {bound.slack:g}"
-            against += f" + {own:.2g} by which the generator was later)" if own else ")"
+            before, more = self.find(bound.what, bound.priority, bound.against), self._not_its_own(bound)
+            most = None if before is None else bound.ratio * before + bound.slack + sum(seconds for seconds, _ in more)
+            parts = [f"{bound.ratio:g} x {bound.against}", f"{bound.slack:g}"]
+            against = f" ({' + '.join(parts + [f'{seconds:.2g} {why}' for seconds, why in more])})"
         words = " ".join(filter(None, (bound.what, bound.priority, bound.window and f"in {bound.window}")))
         ok = found is not None
         if bound.least is not None:

@@ -147,7 +147,11 @@ def test_a_generator_that_is_later_is_allowed_for() -> None:
         naps = [{"t": "generator", "at": T0 + n, "core": 0.5, "late": [milliseconds * (n > 5)]} for n in range(10)]
         [found] = judge(scenario, T0, agencies(kinds), lines, generator=naps).bounds
         assert found.ok is ok, found
-        assert "by which the generator was later" in found.words
+        assert "by which the generator was later)" in found.words
+    disk = [{"t": "disk", "at": T0 + n, "seconds": 0.05 if n < 5 else 9.0} for n in range(10)]
+    [found] = judge(scenario, T0, agencies(kinds), lines, gateway=disk).bounds
+    assert found.ok
+    assert "1.5 x calm + 0.02 + 0.05 for a commit under way)" in found.words
 
 
 def test_a_gateway_that_grows() -> None:
