@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import PurePath
 from typing import Final
 
@@ -68,10 +69,10 @@ class File:
     etag: str
 
     @classmethod
-    def read(cls, name: str) -> "File":
-        content = resources.files("gateway.web").joinpath("static", name).read_bytes()
+    def read(cls, file: Traversable) -> "File":
+        content = file.read_bytes()
         tag = hashlib.sha256(content).hexdigest()[:32]
-        return cls(content, gzip.compress(content, 9, mtime=0), TYPES[PurePath(name).suffix], tag)
+        return cls(content, gzip.compress(content, 9, mtime=0), TYPES[PurePath(file.name).suffix], tag)
 
     def answer(self, request: Request) -> Response:
         """RFC 9110, 13.1.2 and 12.5.3, as far as browsers use them."""
@@ -87,8 +88,9 @@ class File:
 
 def routes(settings: Settings) -> list[BaseRoute]:
     """The pages, their files, and in a demonstration the sample accounts. Files are read once, at start."""
-    names = [file.name for file in resources.files("gateway.web").joinpath("static").iterdir()]
-    files = {name: File.read(name) for name in names}
+    here = resources.files("gateway.web")
+    places = [*here.joinpath("static").iterdir(), here.joinpath("client", "vestnik-client.js")]
+    files = {place.name: File.read(place) for place in places}
 
     async def static(request: Request) -> Response:
         file = files.get(request.path_params["name"])

@@ -36,6 +36,5 @@ const declarations = ORDER.map((name) => types[join(here, "src", `${name}.d.ts`)
 
 if (out) mkdirSync(out, { recursive: true });
 const head = "// vestnik-client: made from gateway/web/client/src by build.mjs; change it there.\n";
-// Twice: where the gateway serves it, and where the package has it.
-for (const place of [out ?? here, out ?? join(here, "..", "static")]) writeFileSync(join(place, "vestnik-client.js"), head + joined(scripts, flat));
+writeFileSync(join(out ?? here, "vestnik-client.js"), head + joined(scripts, flat));
 writeFileSync(join(out ?? here, "vestnik-client.d.ts"), head + joined(declarations, tabs));
