@@ -350,6 +350,8 @@ def fake_clock(data: Path) -> dict[str, str]:
         "FAKETIME_TIMESTAMP_FILE": str(data / CLOCK_FILE),
         "FAKETIME_CACHE_DURATION": "1",  # seconds: a file is not read at every look at the clock
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        # Waiting for a moment of that clock is left alone, too: else threads that wait for each other spin.
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         "DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_RESET": "1",
     }
