@@ -1,7 +1,7 @@
 // What figures add up to, on Node: node --test figures.test.mjs
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BOUNDS, Figures, firing, merge, percentile, share, sum, total, words } from "../../gateway/web/static/ops-figures.js";
+import { BOUNDS, Figures, firing, merge, percentile, share, sum, together, total, words } from "../../gateway/web/static/ops-figures.js";
 
 const T = 1_800_000_000_000;
 const quiet = {
@@ -33,7 +33,7 @@ test("nodes and intervals add up, gauges are the last ones", () => {
   const figures = filled(
     [0, of("a", { sessions: 5, opened: 10, delivered: { urgent: 2, bulk: 3 } })], [5, of("a", { sessions: 7, opened: 5, delivered: { bulk: 5 } })],
     [1, of("b", { sessions: 100, opened: 20, to_ack: { urgent: [[0.01, 4]] } })], [12, of("b", { sessions: 90, to_ack: { urgent: [[0.02, 4]] } })]);
-  const all = figures.together(T, T + 20_000);
+  const all = together(figures.points(T, T + 20_000, 10_000));
   assert.equal(all.counts.get("opened"), 35);
   assert.deepEqual(words(all.counts, "delivered"), { urgent: 2, bulk: 8 });
   assert.equal(sum(words(all.counts, "delivered")), 10);
@@ -49,6 +49,17 @@ test("an interval that only began is no dip, and figures come in any order", () 
   const figures = filled([15, of("a", { accepted: 50, sessions: 3 })], [5, of("a", { accepted: 50, sessions: 2 })], [0, of("a", { accepted: 50, sessions: 1 })]);
   assert.deepEqual(figures.points(T, T + 20_000, 10_000).map(({ rates }) => rates.get("accepted")), [10, 10]);
   assert.equal(figures.nodes.get("a").data.sessions, 3);
+});
+
+test("a point is made anew when more is told of its time", () => {
+  const figures = filled([0, of("a", { accepted: 5 })]);
+  const accepted = () => figures.points(T, T + 20_000, 10_000).map((point) => point?.counts.get("accepted"));
+  assert.deepEqual(accepted(), [5, undefined]);
+  figures.add(T + 5000, of("b", { accepted: 7, agencies: { fns: { accepted: 7, rejected: {}, last: null, delay: [[1, 7]] } } }));
+  figures.add(T + 10_000, of("a", { accepted: 1 }));
+  assert.deepEqual(accepted(), [12, 1]);
+  assert.deepEqual([...together(figures.points(T, T + 20_000, 10_000)).delay], [[1, 7]]);
+  assert.equal(figures.points(T, T + 20_000, 10_000)[0], figures.points(T, T + 20_000, 10_000)[0]);
 });
 
 test("charts have no gaps when figures come seldom", () => {
@@ -75,12 +86,15 @@ test("a node that says nothing is silent, and forgotten in the end", () => {
   assert.deepEqual(figures.slow(T, T + 61_000).map(({ session, node }) => session + node), ["3b", "2b"]);
   figures.forget(T + 50_000);
   assert.deepEqual(figures.present(T, T + 61_000).map(({ name }) => name), ["b"]);
-  assert.equal(figures.together(T, T + 61_000).seconds, 5);
+  assert.deepEqual([...figures.byNode(T, T + 61_000).keys()], ["b"]);
 });
 
-test("leases run on after the figures that told of them", () => {
-  const figures = filled([0, of("a", { leases: [{ name: "relay", owner: "a", left: 9 }] })], [5, of("b", { leases: [{ name: "relay", owner: "b", left: 8 }, { name: "alerts", owner: "a", left: 1 }] })]);
-  assert.deepEqual(figures.leases(T + 7000), [{ name: "alerts", owner: "a", left: -1 }, { name: "relay", owner: "b", left: 6 }]);
+test("leases run on after the figures that told of them, and are free between two steps", () => {
+  const figures = filled(
+    [0, of("a", { leases: [{ name: "relay", owner: "a", left: 9 }, { name: "tidy", owner: "a", left: 30 }] })],
+    [5, of("b", { leases: [{ name: "relay", owner: "b", left: 8 }, { name: "alerts", owner: "a", left: 1 }] })]);
+  assert.deepEqual(figures.leases(T + 7000), [
+    { name: "alerts", owner: "a", left: 0, idle: 2 }, { name: "relay", owner: "b", left: 6, idle: 2 }, { name: "tidy", owner: "a", left: 0, idle: 7 }]);
 });
 
 test("the last word of each rule about each subject counts", () => {

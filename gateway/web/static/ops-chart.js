@@ -19,9 +19,9 @@ export function nice(value) {
   return power * [1, 2, 5, 10].find((one) => one * power >= value * 0.999999);
 }
 
-/** {ticks, place: value → 0 (bottom) to 1 (top)} of an axis that begins at 0. */
-export function linear(most) {
-  const step = nice(Math.max(most, 1e-9) / 4);
+/** {ticks, place: value → 0 (bottom) to 1 (top)} of an axis that begins at 0; `whole`: of things that are counted. */
+export function linear(most, whole = false) {
+  const step = Math.max(nice(Math.max(most, 1e-9) / 4), whole ? 1 : 0);
   const count = Math.max(1, Math.ceil(most / step - 1e-9));
   return { ticks: Array.from({ length: count + 1 }, (_, n) => n * step), place: (value) => value / (count * step) };
 }
@@ -52,7 +52,7 @@ export function runs(values) {
 
 /** A chart that stays; `draw` shows other values in it.
  *
- *  draw({times, series: [{name, kind, values}], format, scale, stacked, say}): `times` in ms, one for each value; a value
+ *  draw({times, series: [{name, kind, values}], format, clock, log, whole, stacked}): `times` in ms, one for each value; a value
  *  is null where there is none; `kind` is the class that gives the colour; `format` writes a value, `clock` a time. */
 export class Chart {
   constructor(title, note) {
@@ -118,15 +118,15 @@ export class Chart {
   }
 
   paint() {
-    const { times, series, format, clock, log = false, stacked = false } = this.given;
+    const { times, series, format, clock, log = false, whole = false, stacked = false } = this.given;
     const [width, height] = [Math.max(220, this.plot.clientWidth), this.plot.clientHeight];
     const [inner, tall] = [width - LEFT - RIGHT, height - TOP - BOTTOM];
     const chosen = this.chosen;
     const x = (n) => LEFT + (times.length > 1 ? (n / (times.length - 1)) * inner : inner);
     // Stacked: each series stands on those before it.
-    const tops = series.map(({ values }, index) => (stacked ? values.map((value, n) => value && series.slice(0, index + 1).reduce((all, one) => all + (one.values[n] ?? 0), 0)) : values));
+    const tops = series.map(({ values }, index) => (stacked ? values.map((value, n) => (value == null ? null : series.slice(0, index + 1).reduce((all, one) => all + (one.values[n] ?? 0), 0))) : values));
     const known = tops.flat().filter((value) => value != null);
-    const { ticks, place } = log ? logarithmic(known) : linear(Math.max(0, ...known));
+    const { ticks, place } = log ? logarithmic(known) : linear(Math.max(0, ...known), whole);
     const y = (value) => TOP + tall - place(value) * tall;
     const round = (number) => Math.round(number * 10) / 10;
     const line = (run) => run.map(([n, value], k) => `${k ? "L" : "M"}${round(x(n))} ${round(y(value))}`).join("");

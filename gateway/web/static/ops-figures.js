@@ -102,11 +102,25 @@ function addAgency(sums, { accepted, rejected, delay }) {
   return sums;
 }
 
+/** What several points counted together: {counts, times, delay}. */
+export function together(points) {
+  const all = { ...nothing(), delay: new Map() };
+  for (const point of points) {
+    if (!point) continue;
+    for (const [name, number] of point.counts) count(all, name, number);
+    for (const [name, buckets] of point.times) time(all, name, buckets);
+    merge(all.delay, point.delay);
+  }
+  return all;
+}
+
 export class Figures {
   constructor() {
-    this.slots = new Map(); // begin → {nodes: Map(name → sums), agencies: Map(code → sums)}
+    this.slots = new Map(); // begin → {told: how many figures, nodes: Map(name → sums), agencies: Map(code → sums)}
+    this.made = new Map(); // points that were made, with how many figures they had; a later one may need a new point
     this.nodes = new Map(); // name → {at, data}: its last ones
     this.last = new Map(); // code → time of its last accepted event
+    this.roles = new Map(); // name → {owner, at, until}: its last known lease
   }
 
   get empty() {
@@ -116,8 +130,10 @@ export class Figures {
   /** The figures of one node, made at `at`. In any order; each once. */
   add(at, data) {
     const begin = Math.floor(at / SLOT_MS) * SLOT_MS;
-    if (!this.slots.has(begin)) this.slots.set(begin, { nodes: new Map(), agencies: new Map() });
-    const { nodes, agencies } = this.slots.get(begin);
+    if (!this.slots.has(begin)) this.slots.set(begin, { told: 0, nodes: new Map(), agencies: new Map() });
+    const slot = this.slots.get(begin);
+    const { nodes, agencies } = slot;
+    slot.told += 1;
     if (!nodes.has(data.node)) nodes.set(data.node, nothing());
     addNode(nodes.get(data.node), data);
     for (const [code, said] of Object.entries(data.agencies ?? {})) {
@@ -125,13 +141,16 @@ export class Figures {
       addAgency(agencies.get(code), said);
       if (said.last && !(Date.parse(said.last) <= (this.last.get(code) ?? 0))) this.last.set(code, Date.parse(said.last));
     }
+    for (const { name, owner, left } of data.leases ?? []) {
+      if (!(this.roles.get(name)?.at >= at)) this.roles.set(name, { owner, at, until: at + left * 1000 });
+    }
     if (!(this.nodes.get(data.node)?.at >= at)) this.nodes.set(data.node, { at, data });
   }
 
   /** Nothing older than this is asked for any more. */
   forget(before) {
     for (const begin of this.slots.keys()) if (begin < before - SLOT_MS) this.slots.delete(begin);
-    for (const [name, { at }] of this.nodes) if (at < before) this.nodes.delete(name);
+    for (const known of [this.nodes, this.roles, this.made]) for (const [name, { at }] of known) if (at < before - SLOT_MS) known.delete(name);
   }
 
   /** How long an interval a point of a chart must have at least: two figures of the slowest node. */
@@ -157,29 +176,34 @@ export class Figures {
     return found;
   }
 
-  /** What all nodes counted together: {counts, times}. */
-  together(from, to) {
-    const all = nothing();
-    for (const sums of this.byNode(from, to).values()) append(all, sums);
-    return all;
-  }
-
-  /** One point for each interval of `step` ms: {at, rates: name → per second, gauges, times, delay}, or null between figures.
-   *  A node's rate is over the seconds that it counted, so that an interval that has only begun is no dip. */
+  /** One point for each interval of `step` ms: what all nodes together counted in it, {at, seconds, counts, times, gauges,
+   *  rates: name → per second, delay: of all agencies}, or null where no node told figures. A node's rate is over the
+   *  seconds that it counted, so that an interval that has only begun is no dip. */
   points(from, to, step) {
     const points = [];
     for (let at = Math.floor(from / step) * step; at < to; at += step) {
-      const nodes = this.byNode(at, at + step);
-      const point = { at, rates: new Map(), gauges: {}, times: new Map(), delay: new Map() };
-      for (const [, { agencies }] of this.within(at, at + step)) for (const { delay } of agencies.values()) merge(point.delay, delay);
-      for (const { seconds, counts, times, gauges } of nodes.values()) {
-        for (const [name, number] of counts) point.rates.set(name, (point.rates.get(name) ?? 0) + number / (seconds || 1));
-        for (const [name, buckets] of times) time(point, name, buckets);
-        for (const [name, number] of Object.entries(gauges)) point.gauges[name] = (point.gauges[name] ?? 0) + number;
-      }
-      points.push(nodes.size ? point : null);
+      let told = 0;
+      for (const [, slot] of this.within(at, at + step)) told += slot.told;
+      const known = this.made.get(`${at} ${step}`);
+      const point = known?.told === told ? known.point : told ? this.point(at, step) : null;
+      this.made.set(`${at} ${step}`, { at, told, point });
+      points.push(point);
     }
     return points;
+  }
+
+  point(at, step) {
+    const point = { ...nothing(), at, rates: new Map(), delay: new Map() };
+    for (const { seconds, counts, times, gauges } of this.byNode(at, at + step).values()) {
+      for (const [name, number] of counts) {
+        count(point, name, number);
+        point.rates.set(name, (point.rates.get(name) ?? 0) + number / (seconds || 1));
+      }
+      for (const [name, buckets] of times) time(point, name, buckets);
+      for (const [name, number] of Object.entries(gauges)) point.gauges[name] = (point.gauges[name] ?? 0) + number;
+    }
+    for (const [, { agencies }] of this.within(at, at + step)) for (const { delay } of agencies.values()) merge(point.delay, delay);
+    return point;
   }
 
   /** The nodes that said something since `from`, by name: {name, data, at, silent: seconds since then or 0, sums}. */
@@ -212,11 +236,13 @@ export class Figures {
     return Math.max(0, ...[...this.nodes.values()].map(({ data }) => data.agencies_omitted ?? 0));
   }
 
-  /** The roles of the workers and who has them, as the latest figures tell: {name, owner, left: seconds from `now`}. */
+  /** The roles of the workers and who had them last: {name, owner, left: seconds that the lease lasts, 0 between two
+   *  steps of the role, idle: seconds since it was held}. */
   leases(now) {
-    const latest = [...this.nodes.values()].sort((a, b) => b.at - a.at)[0];
-    if (!latest) return [];
-    return (latest.data.leases ?? []).map((one) => ({ ...one, left: one.left - (now - latest.at) / 1000 })).sort((a, b) => (a.name < b.name ? -1 : 1));
+    const latest = Math.max(0, ...[...this.nodes.values()].map(({ at }) => at));
+    return [...this.roles].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, { owner, at, until }]) => ({
+      name, owner, left: at < latest ? 0 : Math.max(0, (until - now) / 1000), idle: Math.max(0, (now - at) / 1000),
+    }));
   }
 
   /** The slow sessions of all nodes that are not silent, the longest first: what the node says of each, and `node`. */

@@ -107,7 +107,7 @@ export function nodes() {
     roles: new Table(words.workers, [
       { key: "role", name: words.role, cell: ({ name }) => ({ sign: name, make: () => h("span", {}, name, words.roles[name] && h("span", { class: "small" }, words.roles[name])) }) },
       { key: "owner", name: words.owner, cell: ({ owner }) => owner || "–" },
-      { key: "left", name: words.lease, number: true, cell: ({ left }) => (left > 0 ? words.leaseLeft(duration(Math.ceil(left))) : words.leaseOver) },
+      { key: "left", name: words.lease, number: true, cell: ({ left, idle }) => (left > 0 ? words.leaseLeft(duration(Math.ceil(left))) : words.leaseIdle(duration(Math.round(idle)))) },
     ], { empty: words.noWorkers }),
   };
   return h("section", {}, h("div", { class: "head" }, h("h1", {}, words.nodes)), h("p", { class: "lead" }, words.nodesText), parts.table.element,

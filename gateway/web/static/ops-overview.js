@@ -1,7 +1,7 @@
 // The first view: what all nodes do together, now and over the chosen period.
 
 import { Chart } from "./ops-chart.js";
-import { merge, percentile, PRIORITIES, share, sum, TARGET, words as byWord } from "./ops-figures.js";
+import { percentile, PRIORITIES, share, sum, TARGET, together, words as byWord } from "./ops-figures.js";
 import { choice, Table, tiles } from "./ops-parts.js";
 import { clock, duration, number, percent, size, words } from "./ops-words.js";
 import { h, sync } from "./view.js";
@@ -10,7 +10,7 @@ const SHARES = { half: 0.5, most: 0.95, nearlyAll: 0.99 };
 const POINTS = 60;
 
 let parts; // what is on the page now
-const chosen = { way: "to_ack", share: "nearlyAll" };
+const chosen = { way: "to_socket", share: "nearlyAll" };
 
 export const stepOf = (state) => state.figures.step((state.minutes * 60_000) / POINTS);
 
@@ -60,26 +60,24 @@ export function drawOverview(state, now) {
   const step = stepOf(state);
   const points = figures.points(from, now, step);
   const times = points.map((_, n) => Math.floor(from / step) * step + n * step);
-  const all = figures.together(from, now);
+  const all = together(points);
   const each = (pick) => points.map((point) => (point ? pick(point) : null));
   const rate = (name) => each(({ rates }) => rates.get(name) ?? 0);
   const rates = (name) => each((point) => sum(byWord(point.rates, name)));
   const gauge = (name) => each(({ gauges }) => gauges[name] ?? 0);
   const time = (name, part) => each(({ times: known }) => percentile(known.get(name) ?? new Map(), part));
-  const delays = new Map();
-  for (const point of points) merge(delays, point?.delay ?? []);
-  drawTiles(state, { from, now, all, each, rate, rates, gauge, time, level: share(delays, TARGET.seconds) });
+  drawTiles(state, { from, now, all, each, rate, rates, gauge, time, level: share(all.delay, TARGET.seconds) });
   const draw = (chart, series, more = {}) => chart.draw({ times, series, format: number, clock, ...more });
   draw(parts.latency, PRIORITIES.map((name) => ({ name: words.priorities[name], kind: name, values: time(`${chosen.way}.${name}`, SHARES[chosen.share]) })), { format: duration, log: true });
   draw(parts.deliveries, PRIORITIES.map((name) => ({ name: words.priorities[name], kind: name, values: rate(`delivered.${name}`) })), { stacked: true });
-  draw(parts.sessions, [{ name: words.sessions, kind: "s1", values: gauge("sessions"), filled: true }]);
+  draw(parts.sessions, [{ name: words.sessions, kind: "s1", values: gauge("sessions"), filled: true }], { whole: true });
   draw(parts.connects, [
     { name: words.opened, kind: "s1", values: rate("opened") }, { name: words.closedRate, kind: "s2", values: rates("closed") },
     { name: words.refusedHandshakes, kind: "bad", values: rates("handshake_rejects") }]);
   draw(parts.intake, [
     { name: words.accepted, kind: "s1", values: rate("accepted") }, { name: words.duplicates, kind: "s2", values: rate("duplicates") },
     { name: words.rejectedRate, kind: "bad", values: rates("rejected") }]);
-  draw(parts.behind, [{ name: words.behindNow, kind: "s1", values: gauge("behind"), filled: true }, { name: words.stalledNow, kind: "bad", values: gauge("stalled") }]);
+  draw(parts.behind, [{ name: words.behindNow, kind: "s1", values: gauge("behind"), filled: true }, { name: words.stalledNow, kind: "bad", values: gauge("stalled") }], { whole: true });
   draw(parts.replay, [
     { name: words.replayed, kind: "s1", values: rate("replayed") }, { name: words.swept, kind: "s2", values: rate("sweep_behind") },
     { name: words.relayed, kind: "s3", values: rate("relayed") }]);
@@ -97,15 +95,15 @@ const last = (values) => values.findLast((value) => value != null);
 function drawTiles(state, { from, now, all, rate, rates, gauge, time, each, level }) {
   const up = state.figures.present(from, now).filter(({ silent }) => !silent);
   const refused = sum(byWord(all.counts, "rejected"));
-  const [delivered, closed, ack] = [rates("delivered"), rates("closed"), time("to_ack.urgent", 0.99)];
+  const [delivered, closed] = [rates("delivered"), rates("closed")];
   const behind = gauge("behind");
-  const whole = all.times.get("to_ack.urgent") ?? new Map();
+  const urgent = (way) => duration(percentile(all.times.get(`${way}.urgent`) ?? new Map(), 0.99));
   tiles(parts.tiles, [
     { key: "sessions", label: words.sessions, value: number(up.reduce((n, { data }) => n + data.sessions, 0)), note: words.onNodes(up.length), values: gauge("sessions") },
     { key: "connects", label: words.connects, value: `${number(last(rate("opened")))}${words.perSecond}`, note: words.closedText(number(last(closed))), values: rate("opened") },
     { key: "intake", label: words.intake, value: `${number(last(rate("accepted")))}${words.perSecond}`, note: words.duplicatesText(number(last(rate("duplicates")))), values: rate("accepted"), href: "#agencies" },
     { key: "delivered", label: words.deliveries, value: `${number(last(delivered))}${words.perSecond}`, note: words.replayedText(number(last(rate("replayed")))), values: delivered },
-    { key: "urgent", label: words.urgentAck, value: duration(percentile(whole, 0.99)), note: words.urgentText(duration(percentile(whole, 0.5))), values: ack, kind: "urgent" },
+    { key: "urgent", label: words.urgentWritten, value: urgent("to_socket"), note: words.urgentText(urgent("to_ack")), values: time("to_socket.urgent", 0.99), kind: "urgent" },
     { key: "behind", label: words.behind, value: number(last(behind)), note: words.behindText(number(last(gauge("stalled")))), values: behind, tone: last(gauge("stalled")) ? "warn" : "" },
     { key: "refused", label: words.refusals, value: number(refused), note: words.refusalsText, values: rates("rejected"), kind: "bad", href: "#rejected" },
     { key: "level", label: words.level, value: percent(level), note: words.levelText, values: each(({ delay }) => share(delay, TARGET.seconds)), kind: level !== null && level < TARGET.share ? "bad" : "s3", tone: level === null ? "" : level < TARGET.share ? "bad" : "good", href: "#agencies" },

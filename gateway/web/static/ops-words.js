@@ -25,8 +25,8 @@ const RU = {
   more: "Показать ещё", any: "Все", found: (n) => `Найдено: ${n}`, filter: "Фильтр",
   // Overview
   allWell: "Тревог нет", firing: (n) => `Активных тревог: ${n}`,
-  sessions: "Сеансы", connects: "Подключения", intake: "Принято событий", deliveries: "Доставки", urgentAck: "Срочные подтверждены за", behind: "Отстают", refusals: "Отказы ведомствам", level: "Уровень сервиса",
-  onNodes: (n) => `на узлах: ${n}`, perSecond: "/с", behindText: (n) => `забиты: ${n}`, refusalsText: "за период", levelText: "событий за 5 минут; цель 95 %", closedText: (n) => `закрыто ${n}/с`, duplicatesText: (n) => `повторов ${n}/с`, replayedText: (n) => `из истории ${n}/с`, urgentText: (text) => `99 %; половина за ${text}`,
+  sessions: "Сеансы", connects: "Подключения", intake: "Принято событий", deliveries: "Доставки", urgentWritten: "Срочные доставлены за", behind: "Отстают", refusals: "Отказы ведомствам", level: "Уровень сервиса",
+  onNodes: (n) => `на узлах: ${n}`, perSecond: "/с", behindText: (n) => `забиты: ${n}`, refusalsText: "за период", levelText: "событий за 5 минут; цель 95 %", closedText: (n) => `закрыто ${n}/с`, duplicatesText: (n) => `повторов ${n}/с`, replayedText: (n) => `из истории ${n}/с`, urgentText: (text) => `99 %; подтверждены за ${text}`,
   latency: "Задержка доставки", latencyNote: "От записи события на диск; шкала логарифмическая.", upTo: "До", toSocket: "записи в сокет", toAck: "подтверждения устройством", percentile: "Процентиль", half: "50 %", most: "95 %", nearlyAll: "99 %",
   priority: "Приоритет", count: "Доставок", priorities: { urgent: "Срочные", high: "Важные", normal: "Обычные", bulk: "Массовые" },
   latencyTable: "Задержка за период по приоритетам",
@@ -52,7 +52,7 @@ const RU = {
   // Nodes
   nodesText: "Узел, который перестал присылать показатели, остаётся здесь до конца периода.", version: "Версия", uptime: "Работает", feeds: "Ленты", cpu: "Процессор", memory: "Память", files: "Файлы", lag: "Цикл 99 %", deliveredRate: "Доставок/с", openedRate: "Подкл./с",
   up: "работает", draining: "уходит", silentFor: (text) => `молчит ${text}`, storeAway: "нет хранилища", busAway: "нет шины",
-  workers: "Роли", workersText: "Каждую работу делает один узел; когда он уходит, её берёт другой.", role: "Роль", owner: "Кто делает", lease: "Аренда", leaseLeft: (text) => `ещё ${text}`, leaseOver: "закончилась", noWorkers: "Ролей пока никто не взял.",
+  workers: "Роли", workersText: "Каждую работу делает один процесс: узел или vestnik worker; когда он уходит, её берёт другой.", role: "Роль", owner: "Процесс", lease: "Аренда", leaseLeft: (text) => `ещё ${text}`, leaseIdle: (text) => `шаг сделан ${text} назад`, noWorkers: "Ролей пока никто не взял.",
   roles: { relay: "досылка шине", retention: "срок хранения", tidy: "уборка", alerts: "тревоги", webhook: "вебхук тревог", cursors: "курсоры" },
   // Rejected
   rejectedText: "Каждый отказ ведомству с причиной. Тела событий и счета граждан сюда не попадают.", reason: "Причина", time: "Время", event: "Событие", detail: "Что не так", size: "Размер", unknownAgency: "неизвестно", omitted: (n) => `и ещё ${n}, не показанных`, noRejected: ["Отказов нет", "Как только шлюз что-то отклонит, это появится здесь с причиной."], noSuchRejected: ["Таких отказов нет", "Измените условия или сбросьте их."], reset: "Сбросить",
@@ -95,8 +95,8 @@ const EN = {
   now: "now", ago: (text) => `${text} ago`, never: "not yet", none: "none",
   more: "Show more", any: "All", found: (n) => `Found: ${n}`, filter: "Filter",
   allWell: "No alerts", firing: (n) => `Alerts firing: ${n}`,
-  sessions: "Sessions", connects: "Connects", intake: "Events accepted", deliveries: "Deliveries", urgentAck: "Urgent acknowledged within", behind: "Behind", refusals: "Rejects to agencies", level: "Service level",
-  onNodes: (n) => `on ${n} node${n === 1 ? "" : "s"}`, perSecond: "/s", behindText: (n) => `stalled: ${n}`, refusalsText: "in this period", levelText: "of events within 5 minutes; target 95 %", closedText: (n) => `closed ${n}/s`, duplicatesText: (n) => `duplicates ${n}/s`, replayedText: (n) => `replayed ${n}/s`, urgentText: (text) => `99 %; half within ${text}`,
+  sessions: "Sessions", connects: "Connects", intake: "Events accepted", deliveries: "Deliveries", urgentWritten: "Urgent delivered within", behind: "Behind", refusals: "Rejects to agencies", level: "Service level",
+  onNodes: (n) => `on ${n} node${n === 1 ? "" : "s"}`, perSecond: "/s", behindText: (n) => `stalled: ${n}`, refusalsText: "in this period", levelText: "of events within 5 minutes; target 95 %", closedText: (n) => `closed ${n}/s`, duplicatesText: (n) => `duplicates ${n}/s`, replayedText: (n) => `replayed ${n}/s`, urgentText: (text) => `99 %; acknowledged within ${text}`,
   latency: "Delivery latency", latencyNote: "From the commit of the event; logarithmic scale.", upTo: "Until", toSocket: "written to the socket", toAck: "acknowledged by the device", percentile: "Percentile", half: "50 %", most: "95 %", nearlyAll: "99 %",
   priority: "Priority", count: "Deliveries", priorities: { urgent: "Urgent", high: "High", normal: "Normal", bulk: "Bulk" },
   latencyTable: "Latency in this period by priority",
@@ -120,7 +120,7 @@ const EN = {
   good: "all well", quiet: "silent", late: "late", refuses: "rejects", fresh: "no events yet", problems: "Only those with problems",
   nodesText: "A node that sends no figures any more stays here to the end of the period.", version: "Version", uptime: "Up for", feeds: "Feeds", cpu: "CPU", memory: "Memory", files: "Files", lag: "Loop 99 %", deliveredRate: "Deliveries/s", openedRate: "Connects/s",
   up: "up", draining: "going away", silentFor: (text) => `silent for ${text}`, storeAway: "store away", busAway: "bus away",
-  workers: "Workers", workersText: "One node does each job; when it goes away, another takes it over.", role: "Role", owner: "Done by", lease: "Lease", leaseLeft: (text) => `${text} left`, leaseOver: "over", noWorkers: "Nobody has taken a role yet.",
+  workers: "Workers", workersText: "One process does each job, a node or a vestnik worker; when it goes away, another takes it over.", role: "Role", owner: "Process", lease: "Lease", leaseLeft: (text) => `${text} left`, leaseIdle: (text) => `a step was done ${text} ago`, noWorkers: "Nobody has taken a role yet.",
   roles: { relay: "publishes what was not", retention: "removes what is too old", tidy: "tidies up", alerts: "watches the figures", webhook: "sends alerts out", cursors: "cursors" },
   rejectedText: "Each refusal with its reason. No bodies of events and no accounts come here.", reason: "Reason", time: "Time", event: "Event", detail: "What is wrong", size: "Size", unknownAgency: "unknown", omitted: (n) => `and ${n} more, not shown`, noRejected: ["No rejects", "Whatever the gateway refuses will appear here with the reason."], noSuchRejected: ["No such rejects", "Change the conditions, or reset them."], reset: "Reset",
   reasons: {
