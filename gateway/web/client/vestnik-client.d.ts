@@ -234,7 +234,7 @@ export interface Options {
 	token: () => Promise<string> | string;
 	/** The gateway's http(s) URL; the page's own origin when not given. */
 	address?: string;
-	/** Agency feeds to follow, like `agency:mchs`. */
+	/** Agency feeds to follow, like `agency:mchs`; with a token of the scope `ops` also those of operators, `ops:figures`. */
 	feeds?: string[];
 	/** `auto` (the default): `saver` while no tab is visible. */
 	mode?: "auto" | "full" | "saver";

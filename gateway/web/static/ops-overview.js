@@ -140,5 +140,6 @@ function drawHealth(nodes, all) {
 function drawEnds({ counts }) {
   const rows = (name, say = (word) => word) => Object.entries(byWord(counts, name)).sort(([, a], [, b]) => b - a).map(([word, count]) => [say(word), number(count)]);
   const code = (word) => (words.codes[word] ? `${word} · ${words.codes[word]}` : word);
-  sync(parts.ends, [pairs(words.ends, rows("closed", code)), pairs(words.handshakes, rows("handshake_rejects")), pairs(words.resyncs, rows("resyncs"))]);
+  const reason = (word) => words.reasons[word] ?? word;
+  sync(parts.ends, [pairs(words.ends, rows("closed", code)), pairs(words.refusals, rows("rejected", reason)), pairs(words.handshakes, rows("handshake_rejects")), pairs(words.resyncs, rows("resyncs"))]);
 }
