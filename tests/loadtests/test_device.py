@@ -68,7 +68,16 @@ def test_a_life_that_the_ledger_accepts() -> None:
     names = [{"source": e["source"], "id": e["id"], "digest": MAKER_DIGEST(e)} for e in EVENTS]
     posts = [{"t": "post", "at": NOW, "feed": FEED, "subject": None, "sequence": None, **names[n]} for n in range(1, 6)]
     answers = [
-        {"t": "answer", "at": NOW, "status": 202, "feed": FEED, "epoch": EPOCH, "offset": n, **names[n]}
+        {
+            "t": "answer",
+            "at": NOW,
+            "status": 202,
+            "feed": FEED,
+            "epoch": EPOCH,
+            "offset": n,
+            "duplicate": False,
+            **names[n],
+        }
         for n in range(1, 6)
     ]
     verdict = reconcile([*posts, *answers], one.lines)
