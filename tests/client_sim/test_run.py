@@ -12,10 +12,10 @@ from client_sim.faults import IN_TURN, Fault
 from client_sim.fleet import Roster
 from client_sim.identity import LocalKey
 from client_sim.journal import read
-from client_sim.local import Gateway, secrets_of
+from client_sim.local import Gateway
 from client_sim.report import summary
 from client_sim.run import AGENCIES, DEVICES, FAULTS_FILE, Outcome, Plan, Stage, judge, play
-from tests.client_sim.conftest import SETTINGS, Running
+from tests.client_sim.conftest import SETTINGS, Running, add_agencies
 
 
 def silent(phase: str, sample: Mapping[str, Any], outcome: Outcome) -> None: ...
@@ -30,7 +30,7 @@ async def test_a_gateway_that_is_broken_in_every_way_loses_nothing(tmp_path: Pat
     phases = []
     async with Gateway(tmp_path / "data", settings) as gateway:
         await gateway.start()
-        secrets = await secrets_of(SAMPLES[:2], gateway.data, gateway.environment)
+        secrets = await asyncio.to_thread(add_agencies, gateway.data, SAMPLES[:2])
         identity = LocalKey(gateway.data / "token-key.pem")
         stage = Stage(gateway.host, gateway.port, identity, secrets, gateway, store=gateway.store)
         began = time.monotonic()
@@ -95,7 +95,7 @@ async def test_a_gateway_that_does_not_come_back_ends_the_run_with_a_sentence(tm
 
     async with Broken(tmp_path / "data", {"drain_s": "0"}) as gateway:
         await gateway.start()
-        secrets = await secrets_of(SAMPLES[:1], gateway.data, gateway.environment)
+        secrets = await asyncio.to_thread(add_agencies, gateway.data, SAMPLES[:1])
         stage = Stage(gateway.host, gateway.port, LocalKey(gateway.data / "token-key.pem"), secrets, gateway)
         stage.store = "postgresql://nobody@127.0.0.1:1/none"
         roster = Roster(5, 5, {"steady": 1}, {"perfect": 1}, 1, 60.0, pace=20)
