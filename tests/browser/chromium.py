@@ -39,6 +39,7 @@ SERIOUS = """axe.run({resultTypes: ['violations']}).then(({violations}) =>
   violations.filter(({impact}) => ['serious', 'critical'].includes(impact))
     .map(({id, nodes}) => `${id} ${nodes.map(({html}) => html.slice(0, 120)).join(' | ')}`))"""
 START_S = 30.0
+DISPOSE_S = 5.0
 PATIENCE_S = 20.0  # the machine may be busy with other tests
 
 
@@ -61,6 +62,7 @@ class Chromium:
         self.opened = 0  # WebSockets in all
         self.sent: list[str] = []  # what pages sent over them
         self.profile: str | None = None
+        self._targets: list[str] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -146,8 +148,15 @@ class Chromium:
 
     async def fresh(self) -> None:
         """Close all tabs; the next ones are those of a profile that was never used."""
+        for target in self._targets:
+            with contextlib.suppress(Refused):  # closed already
+                await self.call("Target.closeTarget", targetId=target)
+        self._targets.clear()
         if self.profile is not None:
-            await self.call("Target.disposeBrowserContext", browserContextId=self.profile)
+            # Seldom, after a page was loaded once more, Chromium never answers: then an empty profile stays behind.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISPOSE_S):
+                    await self.call("Target.disposeBrowserContext", browserContextId=self.profile)
         self.profile = (await self.call("Target.createBrowserContext"))["browserContextId"]
         self.faults, self.sent = [], []
 
@@ -155,6 +164,7 @@ class Chromium:
         """A new tab in front. `features` are media features, like `prefers_color_scheme="dark"`."""
         given: dict[str, Any] = {"browserContextId": self.profile} if self.profile is not None else {}
         target = (await self.call("Target.createTarget", url="about:blank", **given))["targetId"]
+        self._targets.append(target)
         session = (await self.call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         page = Page(self, target, session)
         for domain in ("Runtime", "Log", "Network", "Page"):
