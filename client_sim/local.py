@@ -59,6 +59,13 @@ async def command(*arguments: str, environment: Mapping[str, str]) -> str:
     return out.decode()
 
 
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    with contextlib.suppress(OSError):
+        return [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    return [pid]
+
+
 async def end(process: asyncio.subprocess.Process) -> None:
     """SIGTERM, and SIGKILL to what is still there after a few seconds."""
     if process.returncode is not None:
@@ -176,13 +183,16 @@ class Gateway:
             await end(self.process)
 
     async def kill(self) -> None:
-        if self.pid is not None and self.process is not None:
-            self.process.kill()
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
             await self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        if self.pid is not None and self.process is not None:
-            self.process.send_signal(number)
+        """To all its processes at once, as when the power goes."""
+        if self.pid is not None:
+            for pid in family(self.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def _last_words(self) -> str:
         said = self.log.read_text("utf-8", "replace").strip().splitlines()

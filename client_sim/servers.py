@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from client_sim.local import Cannot, free_port
+from client_sim.local import Cannot, family, free_port
 
 START_S: Final = 30.0
 TOOL_S: Final = 60.0  # for a dump, or the way back
@@ -99,12 +99,7 @@ class Server:
         self._send(self._family(), signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def _family(self) -> list[int]:
-        if self._process is None:
-            return []
-        pid = self._process.pid
-        with contextlib.suppress(OSError):
-            return [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-        return [pid]
+        return family(self._process.pid) if self._process is not None else []
 
     @staticmethod
     def _send(family: Sequence[int], number: signal.Signals) -> None:

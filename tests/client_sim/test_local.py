@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import subprocess
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from client_sim.agencies import BY_CODE
 from client_sim.faults import FAULTS, Fault, fake_clock
-from client_sim.local import Cannot, Gateway, command, secrets_of
+from client_sim.local import Cannot, Gateway, command, family, secrets_of
 
 
 async def test_its_whole_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -56,6 +58,13 @@ async def _its_clock_jumps_and_comes_back(gateway: Gateway) -> None:
     await off(80_000, 90_000)
     jumping.cancel()
     await off(-20, 20)
+
+
+def test_all_its_processes_are_meant():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert {os.getpid(), child.pid} <= set(family(os.getpid()))
+        child.kill()
+    assert child.pid not in family(os.getpid())
 
 
 async def test_one_that_cannot_start_says_why(tmp_path: Path):
