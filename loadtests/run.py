@@ -39,10 +39,10 @@ def plain(rate: float, notices: float, following: float, agencies: int) -> Scena
 
 
 class Notes:
-    """A journal: one JSON object a line, through a buffer of 64 KiB."""
+    """A journal: one JSON object a line, through a buffer of 64 KiB. The next test of the process begins it anew."""
 
     def __init__(self, path: Path | None):
-        self._file: BinaryIO | None = path.open("ab", 65536) if path else None
+        self._file: BinaryIO | None = path.open("wb", 65536) if path else None
 
     def note(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:

@@ -20,7 +20,8 @@ class ScenarioShape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | tuple[int, float, list[type[User]] | None] | None:
         now = self.get_run_time()
-        self._calm = self._calm + 1 if self.quiet() else 0
+        over = now >= self.scenario.busy  # before, `quiet` may still speak of the test before this one
+        self._calm = self._calm + 1 if over and self.quiet() else 0
         if now >= self.scenario.seconds or self._calm >= 3:
             return None
         phones = math.ceil(self.scenario.phones.at(now + 0.5))
