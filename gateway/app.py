@@ -162,7 +162,8 @@ class Gateway:
         self.figures.start()
         if self.settings.workers:
             # However many processes run them: what they do is claimed. So nobody has to remember to start them.
-            made = roles.make([], self.settings, self.store, self.bus, self.counts)
+            owner = self.hub.roster.node
+            made = roles.make([], self.settings, self.store, self.bus, self.counts, owner=owner)
             self._spawn(workers.run(made, self._workers), "workers")
 
     def _spawn(self, work: Any, name: str) -> None:

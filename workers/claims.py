@@ -8,14 +8,23 @@ from gateway.store.base import Store
 
 
 class Claim:
-    """The right to do the work of one role, held for `hold_s` from each `take` on.
+    """The right to do the work of one role, held for `hold_s` from each `take` on. `owner` names the process to those
+    who look who holds it, and no other process; None makes a name up.
 
     A process that was stopped for longer than that while it worked may finish its step beside the one that took over;
     steps are harmless twice."""
 
-    def __init__(self, store: Store, name: str, hold_s: float, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        hold_s: float,
+        clock: Callable[[], float] = time.time,
+        *,
+        owner: str | None = None,
+    ):
         self._store, self._name, self._hold_s, self._clock = store, f"role:{name}", hold_s, clock
-        self._owner = secrets.token_hex(4)
+        self._owner = owner or secrets.token_hex(4)
 
     async def take(self) -> bool:
         """False while another process holds it. Raises StoreUnavailable."""

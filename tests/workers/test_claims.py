@@ -1,11 +1,17 @@
+import time
+
 import pytest
 
+from gateway.bus.memory import MemoryBus
+from gateway.metrics import Counts
+from gateway.settings import Settings
 from gateway.store.base import Presence
 from gateway.store.memory import MemoryStore
 from tests.workers.test_relay import NOW, append, claim
 from workers import retention, tidy
 from workers.claims import Claim
 from workers.retention import Retention
+from workers.roles import make
 from workers.tidy import Tidy
 
 
@@ -23,6 +29,15 @@ async def test_one_holds_it_until_it_lets_go_or_dies() -> None:
     assert not await claim(store, at=NOW + 4.9).take()
     assert await claim(store, at=NOW + 5).take(), "the owner died"
     assert await claim(store, "else").take()
+
+
+async def test_operators_see_which_process_holds_it() -> None:
+    store = MemoryStore()
+    await store.open()
+    (alerts,) = make(["alerts"], Settings(), store, MemoryBus(), Counts(), owner="1f2e3d4c")
+    await alerts.step()
+    ((name, owner),) = [(lease.name, lease.owner) for lease in await store.leases("role:", time.time())]
+    assert (name, owner) == ("role:alerts", "1f2e3d4c")
 
 
 async def test_retention_is_done_by_one_and_let_go_when_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
