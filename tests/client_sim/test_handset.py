@@ -120,7 +120,8 @@ async def test_the_keys_on_a_real_gateway(running: Running, tmp_path: Path):
     cabinet, press = hand.handset.cabinet, hand.handset.press
     living = asyncio.create_task(hand.handset.run())
     try:
-        await hand.until(lambda cabinet: cabinet.state == "online")
+        # What is in the snapshot is not received: it must be there before anything happens.
+        await hand.until(lambda cabinet: any("snapshot" in text for _, _, text, _ in cabinet.lines))
         device = cabinet.device
         await hand.happen(2)
         await hand.until(lambda cabinet: cabinet.received == 2)
