@@ -108,7 +108,8 @@ class Publisher:
         try:
             while self._published and not self._closing.is_set():
                 try:
-                    await asyncio.wait_for(self._closing.wait(), self._note_every_s)
+                    async with asyncio.timeout(self._note_every_s):
+                        await self._closing.wait()
                 except TimeoutError:
                     await self._note()
         finally:

@@ -19,7 +19,6 @@ here and 122 with PyJWT (which the tests keep as an oracle). The local key is ES
 import asyncio
 import base64
 import binascii
-import contextlib
 import hashlib
 import json
 import os
@@ -43,6 +42,7 @@ from gateway.logs import get_logger
 from gateway.metrics import Counts
 from gateway.settings import Settings
 from gateway.store.base import Revocation
+from gateway.waiting import woken
 
 if TYPE_CHECKING:
     import httpx
@@ -555,9 +555,7 @@ class KeyWatch:
                 pause = (
                     self._settings.jwks_refresh_s if self._verifier.ready else min(5.0, self._settings.jwks_refresh_s)
                 )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wanted.wait(), pause)
-                self._wanted.clear()
+                await woken(self._wanted, pause)
                 await self.fetch()
             else:
                 await asyncio.sleep(FILE_POLL_S)

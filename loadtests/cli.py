@@ -212,7 +212,8 @@ async def _locust(words: Sequence[str], host: str, out: Path, profile: str | Non
             if process.returncode is None:
                 process.terminate()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), 10)
+                    async with asyncio.timeout(10):
+                        await process.wait()
     if not (out / ABOUT).exists():
         raise Failed(f"Locust did not start: {(out / 'locust.log').read_text(errors='replace')[-800:]}")
 
@@ -231,7 +232,8 @@ async def _flames(pid: int | None, out: Path) -> AsyncIterator[None]:
         finally:
             if spy.returncode is None:
                 spy.send_signal(signal.SIGINT)
-                await asyncio.wait_for(spy.wait(), 30)
+                async with asyncio.timeout(30):
+                    await spy.wait()
     if (out / FLAME).exists():
         err.print(f"{out / FLAME}", style="dim", soft_wrap=True)
     else:

@@ -272,7 +272,8 @@ class ClusterBus(PubSub):
                 log.exception("bus_failed")
             await asyncio.sleep(LOOK_PAUSE_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._looking.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._looking.wait()
 
     async def _look(self) -> list[Range]:
         """The map of the node that knows of the latest election."""

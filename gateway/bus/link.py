@@ -203,7 +203,8 @@ class Link:
                 said = True  # an outage is one line
             self._lost(why, was_live)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), backoff.next())
+                async with asyncio.timeout(backoff.next()):
+                    await self._hurry.wait()
 
     async def _live(self) -> None:
         """One life of the connection. Ends by raising BusUnavailable."""
