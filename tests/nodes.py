@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,6 +36,11 @@ class Node(Gateway):
     def environment(self) -> dict[str, str]:
         own = {"VESTNIK_STORE": self._store, "VESTNIK_BUS": self._bus, "VESTNIK_PROCESSES": self.processes}
         return {**super().environment, **own}
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process that was started; what it does with those that it started itself is what is tried."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
 
     async def post(self, http: httpx.AsyncClient, secret: str, *events: Map) -> list[Map]:
         """Signed and accepted here."""
