@@ -251,7 +251,7 @@ async def test_a_reject_is_in_the_journal_with_its_reason(browser: Chromium, wor
     broken = world.status(world.person(), "no-such-status") | {"id": "<img src=x onerror='window.broken=1'>"}
     with pytest.raises(Unsent):
         await world.publish(broken)
-    await page.until(row("422"))
+    await page.until(row("422 invalid"))
     assert "/data/status" in await page.text("tbody")
     assert "<img src=x" in await page.text("tbody")
     assert await page.run("window.broken") is None
@@ -260,9 +260,9 @@ async def test_a_reject_is_in_the_journal_with_its_reason(browser: Chromium, wor
     await page.until(row("stranger"))
     await page.run("document.querySelector('[name=reason]').value = 'unsigned'")
     await page.run("document.querySelector('[name=reason]').dispatchEvent(new Event('change'))")
-    await page.until(f"{row('stranger')} && !{row('422')}")
+    await page.until(f"{row('stranger')} && !{row('422 invalid')}")
     await page.click("Reset")
-    await page.until(f"{row('stranger')} && {row('422')}")
+    await page.until(f"{row('stranger')} && {row('422 invalid')}")
 
 
 async def test_an_alert_comes_on_top_and_goes_into_the_history(browser: Chromium, large: Large):
