@@ -106,8 +106,8 @@ class PubSub:
                 self._queue(channel)
 
     async def _confirmed(self, channels: Sequence[bytes]) -> None:
-        """Wait until all are live. Raises BusUnavailable after the timeout or when a connection is lost; then a gap is
-        owed."""
+        """Wait until all are live. Raises BusUnavailable when none of them became so for the timeout, or when a
+        connection is lost; then a gap is owed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = self.channels.wait(channels, lambda: finish(future))
         if waiter is None:
@@ -118,10 +118,13 @@ class PubSub:
             for link in links:
                 if (why := self._down(link)) is not None:
                     raise BusUnavailable(why)
-            async with asyncio.timeout(self._timing.timeout_s):
-                await future
-        except TimeoutError:
-            raise BusUnavailable(f"Redis did not confirm a subscription within {self._timing.timeout_s:g} s") from None
+            left = waiter.left + 1
+            while not future.done() and waiter.left < left:  # many take their time; a server that hangs does nothing
+                left = waiter.left
+                await asyncio.wait((future,), timeout=self._timing.timeout_s)
+            if not future.done():
+                raise BusUnavailable(f"Redis did not confirm a subscription within {self._timing.timeout_s:g} s")
+            future.result()
         finally:
             del self._subscribing[future]
             if not future.done() or future.cancelled() or future.exception():
