@@ -28,9 +28,7 @@ from gateway.settings import Settings
 from gateway.store.base import Agency, Conflict, Draft, Original, Outcome, Receipt, Stale, Store, Stored
 
 BODY_DEADLINE_S = 30.0  # a request that comes slower is dropped: it holds up to 1 MiB
-READING_BYTES = (
-    64 << 20
-)  # of bodies that are still coming, whose signature nobody could check yet; more drops the slowest
+READING_BYTES = 64 << 20  # of bodies still on their way, whose signature nobody could check yet; more drops the slowest
 WAITING_BYTES = 64 << 20  # of bodies whose events wait for a commit: memory while the disk is slow; more is 503
 INLINE_BYTES = 65_536  # a longer body is read on a thread: a full batch takes 40 ms, one made to hurt over a second
 MAX_RECEIPTS = 100  # ids of one request: bounds one trip to the store
